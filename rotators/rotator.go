@@ -1,0 +1,90 @@
+package rotators
+
+import (
+	"context"
+	"iter"
+	"maps"
+	"slices"
+)
+
+// Rotation is one attempt to replace one secret. Fields may be added, so write
+// literals of it with field names.
+type Rotation struct {
+	// ID is the ARN of the secret or parameter. Errors may name it.
+	ID string
+	// Token identifies the attempt: the same in every step and every retry of
+	// it, and in no other. Use it as the idempotency key towards a target.
+	Token string
+
+	// Current is what readers get now. It is set for Create, Set and Retire.
+	Current Secret
+	// Pending is the value to move to. It is set for Set and Test. In the dry
+	// test that Secrets Manager runs when a schedule is configured, it is the
+	// current value.
+	Pending Secret
+
+	// Previous reads what readers got before Current; the zero Secret if there
+	// is none. In Retire it is the value to withdraw.
+	Previous func(context.Context) (Secret, error)
+	// Leftovers yields values that were stored once and that readers no longer
+	// get, newest first: what attempts that were abandoned half way may have
+	// left the target with. Read it only when nothing else is accepted.
+	Leftovers func(context.Context) iter.Seq2[Secret, error]
+	// Lookup reads another secret, by ARN or name, or a parameter, as
+	// "ssm:/path".
+	Lookup func(ctx context.Context, ref string) (Secret, error)
+
+	// Settings is what the owner asked for.
+	Settings Settings
+}
+
+// Rotator makes, installs and proves credentials of one kind. Implementations
+// are safe for concurrent use and keep nothing between calls: each call may
+// come in another process.
+type Rotator interface {
+	// Create returns the whole next value: Current with what is rotated
+	// replaced. It must leave Current working. It may run twice for one token,
+	// when the first run's value was lost before it could be stored; what the
+	// first run left at the target is then Create's to find and remove.
+	//
+	// Any error ends the attempt for now and it is run again; IsPermanent is
+	// reported as needing a person.
+	Create(ctx context.Context, r Rotation) (Secret, error)
+
+	// Set has the target accept Pending. It returns nil if the target already
+	// does. When it returns an error, some value the store holds must still be
+	// accepted. A change that is refused at once is undone inside Set, while
+	// the means to undo it are still at hand; nothing is undone later.
+	//
+	// Refuse, with Permanent, to act for another account or on another host
+	// than Current names: whoever can write a secret would otherwise choose
+	// whose password is changed.
+	Set(ctx context.Context, r Rotation) error
+
+	// Test proves that the target accepts Pending, and changes nothing. It must
+	// stand alone: Secrets Manager also calls it with no Create and no Set
+	// before it. It returns an error wrapped in Refused if the target says that
+	// Pending is wrong, and a plain error if it cannot tell.
+	Test(ctx context.Context, r Rotation) error
+}
+
+// Retirer may be implemented by a Rotator whose old values outlive promotion:
+// a second key, a second password. A Rotator whose Set replaces the old value
+// has nothing to retire.
+type Retirer interface {
+	// Retire has the target accept Current only; nil if that is so already, and
+	// nil if what is to be retired is gone. Previous is the value to withdraw.
+	// It runs after promotion, and again until it has succeeded. The engine
+	// then proves it: Test must refuse Previous and accept Current.
+	Retire(ctx context.Context, r Rotation) error
+}
+
+// Registry holds the rotators a function can use, by the name owners write in
+// the rekey:rotator tag or in the engine field of a value. It is a literal in
+// main: a duplicate name does not compile, and only what is listed is linked.
+type Registry map[string]Rotator
+
+// Names lists the registry in order, for error messages.
+func (r Registry) Names() []string {
+	return slices.Sorted(maps.Keys(r))
+}
