@@ -1,0 +1,57 @@
+package functions
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// The punctuation that Secrets Manager's GetRandomPassword may use, which is
+// what EXCLUDE_PUNCTUATION takes away.
+const punctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+
+// passwordPolicy reads the variables by which AWS's rotation templates are
+// told about passwords, so that a function set up for them needs no change.
+// REQUIRE_EACH_INCLUDED_TYPE is not read: rekey always does that.
+func passwordPolicy(getenv func(string) string) (p rotators.PasswordPolicy, err error) {
+	if text := getenv("PASSWORD_LENGTH"); text != "" {
+		if p.Length, err = strconv.Atoi(text); err != nil || p.Length < 1 {
+			return p, rotators.Permanent(fmt.Errorf("the environment variable PASSWORD_LENGTH is %q: set it to a number of characters", text))
+		}
+	}
+	p.Exclude = getenv("EXCLUDE_CHARACTERS")
+	for name, characters := range map[string]string{
+		"EXCLUDE_NUMBERS":     "0123456789",
+		"EXCLUDE_LOWERCASE":   "abcdefghijklmnopqrstuvwxyz",
+		"EXCLUDE_UPPERCASE":   "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+		"EXCLUDE_PUNCTUATION": punctuation,
+	} {
+		switch text := getenv(name); strings.ToLower(text) {
+		case "true", "1", "y", "yes":
+			p.Exclude += characters
+		case "", "false", "0", "n", "no":
+		default:
+			return p, rotators.Permanent(fmt.Errorf("the environment variable %s is %q: set it to true or false", name, text))
+		}
+	}
+	return p, nil
+}
+
+// limit keeps of the registry what REKEY_ROTATORS names; all of it if empty.
+func limit(registry rotators.Registry, names string) (rotators.Registry, error) {
+	if names == "" {
+		return registry, nil
+	}
+	kept := rotators.Registry{}
+	for name := range strings.SplitSeq(names, ",") {
+		name = strings.TrimSpace(name)
+		r, ok := registry[name]
+		if !ok {
+			return nil, rotators.Permanent(fmt.Errorf("the environment variable REKEY_ROTATORS names %q, and this function has %s", name, strings.Join(registry.Names(), ", ")))
+		}
+		kept[name] = r
+	}
+	return kept, nil
+}

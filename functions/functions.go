@@ -1,0 +1,119 @@
+// Package functions builds Lambda handlers from a registry of rotators. It is
+// what a main needs, rekey's own or one with your rotators beside rekey's:
+//
+//	func main() {
+//		cfg, err := config.LoadDefaultConfig(context.Background())
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		lambda.Start(functions.SecretRotator(cfg, rotators.Registry{
+//			"postgres": postgres.New(cfg, nil),
+//			"acme":     acme.New(nil),
+//		}))
+//	}
+package functions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambdacontext"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/internal/secretstore"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// EventError says that an event is not one the function takes. Nothing was
+// changed. Lambda reports the name of this type as the errorType.
+type EventError struct{ Err error }
+
+func (e *EventError) Error() string { return "event: " + e.Err.Error() }
+func (e *EventError) Unwrap() error { return e.Err }
+
+// SecretRotator returns the handler for Secrets Manager's rotation events: one
+// invocation is one of the steps createSecret, setSecret, testSecret and
+// finishSecret of one secret.
+//
+// It reads the environment once: what docs/settings.md lists for functions. A
+// mistake there fails every invocation, with an error that names the variable.
+func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
+	h := &secretRotator{client: secretsmanager.NewFromConfig(cfg)}
+	h.engine = rotation.Engine{
+		Lookup: h.lookup,
+		Log:    slog.New(lambdacontext.NewLogHandler()),
+	}
+	var policyErr, limitErr error
+	h.engine.Password, policyErr = passwordPolicy(os.Getenv)
+	h.engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))
+	h.err = errors.Join(policyErr, limitErr)
+	return h
+}
+
+type secretRotator struct {
+	client *secretsmanager.Client
+	engine rotation.Engine
+	err    error // a mistake in the environment
+}
+
+// Invoke implements lambda.Handler.
+func (h *secretRotator) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	if h.err != nil {
+		return nil, h.err
+	}
+	event, step, err := readRotationEvent(payload)
+	if err != nil {
+		return nil, &EventError{err}
+	}
+	store := secretstore.New(h.client, rotators.NewSecret(event.RotationToken))
+	if err := h.engine.Step(ctx, store, step, event.SecretID, event.ClientRequestToken); err != nil {
+		return nil, err
+	}
+	return []byte("null"), nil
+}
+
+// readRotationEvent decodes an event. Its errors name fields and never hold
+// what was in them: one of them is the rotation token.
+func readRotationEvent(payload []byte) (event events.SecretsManagerSecretRotationEvent, step rotation.Step, err error) {
+	if err := json.Unmarshal(payload, &event); err != nil {
+		var mistyped *json.UnmarshalTypeError
+		if errors.As(err, &mistyped) && mistyped.Field != "" {
+			return event, 0, fmt.Errorf("the field %s is no string", mistyped.Field)
+		}
+		return event, 0, errors.New("not a JSON object: this function takes Secrets Manager's rotation events")
+	}
+	for _, f := range []struct{ name, value string }{
+		{"Step", event.Step}, {"SecretId", event.SecretID}, {"ClientRequestToken", event.ClientRequestToken},
+	} {
+		if f.value == "" {
+			return event, 0, fmt.Errorf("the field %s is missing: this function takes Secrets Manager's rotation events", f.name)
+		}
+	}
+	// Secrets Manager's own limits for a version id.
+	if n := len(event.ClientRequestToken); n < 32 || n > 64 {
+		return event, 0, fmt.Errorf("the ClientRequestToken has %d characters: a version id has 32 to 64", n)
+	}
+	step, err = rotation.ParseStep(event.Step)
+	return event, step, err
+}
+
+// lookup reads another secret for a rotator.
+func (h *secretRotator) lookup(ctx context.Context, ref string) (rotators.Secret, error) {
+	if strings.HasPrefix(ref, "ssm:") {
+		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("%q is a parameter, and this version of rekey looks up secrets only", ref))
+	}
+	v, err := h.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &ref, VersionStage: aws.String("AWSCURRENT")})
+	if err != nil {
+		return rotators.Secret{}, fmt.Errorf("reading the secret %s: %w", ref, err)
+	}
+	return rotators.NewSecret(aws.ToString(v.SecretString)), nil
+}

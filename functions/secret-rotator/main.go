@@ -1,0 +1,28 @@
+// Command secret-rotator is the Lambda function that Secrets Manager calls to
+// rotate a secret.
+package main
+
+import (
+	"context"
+	"log"
+
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"github.com/rekeyhq/rekey/functions"
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/postgres"
+)
+
+func main() {
+	cfg, err := config.LoadDefaultConfig(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	pg := postgres.New(cfg, nil)
+	lambda.Start(functions.SecretRotator(cfg, rotators.Registry{
+		"postgres":          pg,
+		"postgresql":        pg, // the scheme of a URL
+		"aurora-postgresql": pg, // RDS's name for Aurora
+	}))
+}

@@ -1,0 +1,169 @@
+package rotation
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// StepError is how every failed step ends. Lambda reports the name of this Go
+// type as the errorType, and alarms hang on it, so it never changes.
+//
+// Its text holds none of the values the attempt knew. The errors it wraps are
+// as they were made, for errors.Is and errors.As; do not print them.
+type StepError struct {
+	Step Step
+	ID   string
+	Err  error
+}
+
+func (e *StepError) Error() string { return fmt.Sprintf("%s of %s: %s", e.Step, e.ID, e.Err) }
+func (e *StepError) Unwrap() error { return e.Err }
+
+// masked prints as text, and wraps an error that may print as more. The error
+// sits behind a func so that no fmt verb reaches it.
+type masked struct {
+	text  string
+	chain func() error
+}
+
+func (m *masked) Error() string { return m.text }
+func (m *masked) Unwrap() error { return m.chain() }
+
+// guard runs call, turns a panic into an error, and masks the values known to
+// m, those it learned during the call included, in what comes out.
+func (m *mask) guard(call func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &panicked{value: p, stack: string(debug.Stack())}
+		}
+		if err != nil {
+			chain := err
+			err = &masked{text: m.hide(err.Error()), chain: func() error { return chain }}
+		}
+	}()
+	return call()
+}
+
+// panicked is what a panic becomes. The stack goes into the log only.
+type panicked struct {
+	value any
+	stack string
+}
+
+func (p *panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
+
+// mask knows the values of one attempt and hides them in texts.
+type mask struct {
+	forms []string
+}
+
+// hidden is what stands in a text where a value stood.
+const hidden = "[redacted]"
+
+// shortest is the length from which a field is masked. Shorter ones are no
+// secrets, and hiding every "eu" or "yes" would make an error unreadable. The
+// password is masked whatever its length.
+const shortest = 4
+
+// learn adds a value: the whole of it, the fields of a JSON object or URL, and
+// the ways in which programs commonly write such a text. Fields that say where
+// a credential belongs, such as host, stay readable.
+func (m *mask) learn(value rotators.Secret) {
+	whole := value.Reveal()
+	if whole == "" {
+		return
+	}
+	m.add(whole)
+	if password, err := value.Field("password"); err == nil && !password.IsZero() {
+		m.add(password.Reveal())
+	}
+	var object map[string]any
+	if json.Unmarshal([]byte(whole), &object) != nil {
+		return
+	}
+	for name, member := range object {
+		if !rotators.Public(name) {
+			m.addLeaves(member)
+		}
+	}
+}
+
+func (m *mask) addLeaves(v any) {
+	switch v := v.(type) {
+	case string:
+		if len(v) >= shortest {
+			m.add(v)
+		}
+	case []any:
+		for _, member := range v {
+			m.addLeaves(member)
+		}
+	case map[string]any:
+		for _, member := range v {
+			m.addLeaves(member)
+		}
+	}
+}
+
+func (m *mask) add(text string) {
+	m.forms = append(m.forms, text,
+		inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text)), inner(jsonText(text)),
+		strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, `\`, `\\`),
+		url.QueryEscape(text), url.PathEscape(text), strings.TrimPrefix(url.UserPassword("", text).String(), ":"),
+		hex.EncodeToString([]byte(text)), strings.ToUpper(hex.EncodeToString([]byte(text))),
+	)
+	m.forms = append(m.forms, base64Forms(text)...)
+}
+
+// hide replaces every known text, the longest first, so that no part of one
+// that holds another is left standing.
+func (m *mask) hide(text string) string {
+	forms := slices.Clone(m.forms)
+	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
+	for _, form := range forms {
+		pairs = append(pairs, form, hidden)
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+// base64Forms returns what of the base64 of any text around this one is sure
+// to stand there: an Authorization header encodes "user:password", in which
+// the password starts at any of three alignments.
+func base64Forms(text string) (forms []string) {
+	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		forms = append(forms, encoding.EncodeToString([]byte(text)))
+		if len(text) < 2*shortest {
+			continue // too little would be left between the ragged ends
+		}
+		for lead := range 3 {
+			encoded := encoding.EncodeToString([]byte(strings.Repeat("\x00", lead) + text))
+			// The first characters also encode the lead, the last may also
+			// encode what follows.
+			forms = append(forms, encoded[(lead*8+5)/6:(lead+len(text))*8/6])
+		}
+	}
+	return forms
+}
+
+// jsonText writes text as a JSON string.
+func jsonText(text string) string {
+	b, _ := json.Marshal(text) // a string always encodes
+	return string(b)
+}
+
+// inner takes the quotes off.
+func inner(quoted string) string { return quoted[1 : len(quoted)-1] }
+
+// errNoCurrent is what a secret without a first value gets.
+var errNoCurrent = rotators.Permanent(errors.New("the secret has no current value: store a first, working one"))

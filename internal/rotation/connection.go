@@ -1,0 +1,43 @@
+package rotation
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// A value that is a plain-text password does not say where it is used; the
+// rekey:connection tag does, as a URL without the password. Rotators see the
+// two put together, as a URL value, and only the password is stored.
+
+// present returns the value as a rotator is to see it.
+func (t Tags) present(stored rotators.Secret) (rotators.Secret, error) {
+	if t.Connection == "" || stored.IsZero() {
+		return stored, nil
+	}
+	if _, err := stored.Field("password"); err == nil {
+		return rotators.Secret{}, rotators.Permanent(errors.New("the value has fields of its own, and the tag rekey:connection is for plain text: remove one of them"))
+	}
+	bad := rotators.Permanent(errors.New("the tag rekey:connection is not a URL with a user and no password: write it like postgres://app@db.example.com:5432/shop"))
+	scheme, rest, ok := strings.Cut(t.Connection, "://")
+	user, place, at := strings.Cut(rest, "@")
+	if !ok || !at || user == "" || strings.ContainsAny(user, ":/?#") {
+		return rotators.Secret{}, bad
+	}
+	password := strings.TrimPrefix(url.UserPassword("", stored.Reveal()).String(), ":")
+	value := rotators.NewSecret(scheme + "://" + user + ":" + password + "@" + place)
+	if _, err := value.Field("password"); err != nil {
+		return rotators.Secret{}, bad
+	}
+	return value, nil
+}
+
+// stored returns what is to be stored of a value a rotator made.
+func (t Tags) stored(presented rotators.Secret) (rotators.Secret, error) {
+	if t.Connection == "" {
+		return presented, nil
+	}
+	return presented.Field("password")
+}

@@ -1,0 +1,438 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Engine carries out steps. It holds nothing of an attempt between calls and
+// is safe for concurrent use.
+type Engine struct {
+	Registry rotators.Registry
+	// Lookup reads another secret for a rotator that asks for one; see
+	// rotators.Rotation.
+	Lookup func(ctx context.Context, ref string) (rotators.Secret, error)
+	// Password holds for every generated password; an owner's own policy
+	// narrows it further.
+	Password rotators.PasswordPolicy
+	// Log gets one line per step. Nil: none.
+	Log *slog.Logger
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+	// Pause waits, or returns the context's error. Nil: it really waits.
+	Pause func(context.Context, time.Duration) error
+}
+
+// Run takes the four steps of one attempt, for a store that nobody else drives.
+func (e *Engine) Run(ctx context.Context, store Store, id, token string) error {
+	for step := CreateSecret; step <= FinishSecret; step++ {
+		if err := e.Step(ctx, store, step, id, token); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Step carries out one step. Its error is a *StepError.
+func (e *Engine) Step(ctx context.Context, store Store, step Step, id, token string) error {
+	now := time.Now
+	if e.Now != nil {
+		now = e.Now
+	}
+	start := now()
+	ctx, cancel := withMargin(ctx, start)
+	defer cancel()
+
+	w := &work{Engine: e, store: store, step: step, id: id, mask: &mask{}}
+	err := w.mask.guard(func() error {
+		err := w.run(ctx, token)
+		if err != nil && errors.Is(context.Cause(ctx), errOutOfTime) {
+			return fmt.Errorf("%w: %w", errOutOfTime, err)
+		}
+		return err
+	})
+	if err != nil {
+		err = &StepError{Step: step, ID: id, Err: err}
+	}
+	w.report(ctx, start, now().Sub(start), err)
+	return err
+}
+
+// A step stops before its deadline, so that the reason is logged before the
+// platform kills the process: by a second, or by a tenth of what there is.
+const margin = time.Second
+
+var errOutOfTime = errors.New("the step ran out of time; if the function's timeout cannot be longer, look for what it waits for")
+
+func withMargin(ctx context.Context, now time.Time) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadlineCause(ctx, deadline.Add(-min(margin, deadline.Sub(now)/10)), errOutOfTime)
+}
+
+// work is one step being carried out.
+type work struct {
+	*Engine
+	store Store
+	step  Step
+	id    string
+	mask  *mask
+
+	// What is known so far, for the log.
+	attempt *Attempt
+	rotator string
+	action  action
+}
+
+func (w *work) run(ctx context.Context, token string) (err error) {
+	if w.attempt, err = w.store.Load(ctx, w.id, token); err != nil {
+		return err
+	}
+	for _, known := range w.attempt.Known {
+		w.mask.add(known.Reveal())
+	}
+	pending, err := w.pending(ctx)
+	if err != nil {
+		return err
+	}
+	w.action = plan[w.attempt.State][w.step]
+	switch w.action {
+	case nothing:
+		return nil
+	case create:
+		return w.create(ctx)
+	case set:
+		return w.set(ctx, pending)
+	case test:
+		return w.test(ctx, pending)
+	case dryTest:
+		return w.dryTest(ctx)
+	case promote:
+		return w.promote(ctx)
+	case retire:
+		return w.retireIfDue(ctx)
+	default:
+		return w.refusal()
+	}
+}
+
+// refusal says why the plan refuses.
+func (w *work) refusal() error {
+	switch w.attempt.State {
+	case Reserved:
+		// Not permanent: Secrets Manager runs all four steps again.
+		return fmt.Errorf("version %s has no value yet: createSecret must store one first", w.attempt.Token)
+	case Superseded:
+		return rotators.Permanent(fmt.Errorf("version %s was overtaken: readers get version %s now, and that stays so; to rotate again, start a new rotation", w.attempt.Token, w.attempt.Current))
+	default:
+		// Not permanent: a label attached a moment ago may be late to be seen.
+		return fmt.Errorf("version %s is not one that is being rotated: it carries no label of this secret; start a rotation with rotate-secret", w.attempt.Token)
+	}
+}
+
+// settle is how long, and in what growing pauses, a pending value that is not
+// to be seen is read again: the services are eventually consistent, and a
+// value stored a moment ago may be late. Five seconds in all.
+var settle = []time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second, 1500 * time.Millisecond, 1750 * time.Millisecond}
+
+// pending reads the pending value, where the step needs it, and corrects the
+// state: without a value the version is only reserved.
+func (w *work) pending(ctx context.Context) (rotators.Secret, error) {
+	if w.attempt.State != Stored && w.attempt.State != Reserved || w.step == FinishSecret {
+		return rotators.Secret{}, nil
+	}
+	value, err := w.value(ctx, PendingValue)
+	if err != nil {
+		return rotators.Secret{}, err
+	}
+	if w.step != CreateSecret {
+		for _, d := range settle {
+			if !value.IsZero() {
+				break
+			}
+			if err := w.pause(ctx, d); err != nil {
+				return rotators.Secret{}, err
+			}
+			if value, err = w.value(ctx, PendingValue); err != nil {
+				return rotators.Secret{}, err
+			}
+		}
+	}
+	w.attempt.State = Stored
+	if value.IsZero() {
+		w.attempt.State = Reserved
+	}
+	return value, nil
+}
+
+func (w *work) create(ctx context.Context) error {
+	current, err := w.current(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := w.resolve(current)
+	if err != nil {
+		return err
+	}
+	if w.attempt.Tags.Retire != "" {
+		// The grace of the rotation before is not over. An emergency rotation
+		// is not refused for that: the older credential goes now.
+		if err := w.retire(ctx, r, current); err != nil {
+			return fmt.Errorf("retiring version %s, whose grace this rotation cuts short: %w", w.attempt.Tags.Retire, err)
+		}
+	}
+	value, err := r.Create(ctx, w.rotation(current, rotators.Secret{}))
+	w.mask.learn(value)
+	if err != nil {
+		return err
+	}
+	if value.IsZero() || value.Equal(current) {
+		return rotators.Permanent(errors.New("the rotator made no new value"))
+	}
+	if value, err = w.attempt.Tags.stored(value); err != nil {
+		return err
+	}
+	w.mask.learn(value)
+	if err := w.store.PutPending(ctx, w.attempt, value); err != nil && !errors.Is(err, ErrStored) {
+		return fmt.Errorf("storing the pending value: %w", err)
+	}
+	return nil
+}
+
+func (w *work) set(ctx context.Context, pending rotators.Secret) error {
+	current, err := w.current(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := w.resolve(current)
+	if err != nil {
+		return err
+	}
+	return r.Set(ctx, w.rotation(current, pending))
+}
+
+func (w *work) test(ctx context.Context, pending rotators.Secret) error {
+	r, err := w.resolve(pending)
+	if err != nil {
+		return err
+	}
+	return r.Test(ctx, w.rotation(rotators.Secret{}, pending))
+}
+
+func (w *work) dryTest(ctx context.Context) error {
+	current, err := w.current(ctx)
+	if err != nil {
+		return err
+	}
+	return w.test(ctx, current)
+}
+
+func (w *work) promote(ctx context.Context) error {
+	retires, err := w.retires(ctx)
+	if err != nil {
+		return err
+	}
+	w.attempt.Tags.Retire = ""
+	if retires {
+		w.attempt.Tags.Retire = w.attempt.Current
+	}
+	if err := w.store.Promote(ctx, w.attempt); err != nil {
+		return fmt.Errorf("making version %s current: %w", w.attempt.Token, err)
+	}
+	w.attempt.Previous, w.attempt.Current = w.attempt.Current, w.attempt.Token
+	return w.retireIfDue(ctx)
+}
+
+// retires tells whether the attempt's rotator leaves something to retire. It
+// reads a value only if no tag names the rotator and some rotator would.
+func (w *work) retires(ctx context.Context) (bool, error) {
+	some := false
+	for _, r := range w.Registry {
+		_, ok := r.(rotators.Retirer)
+		some = some || ok
+	}
+	if !some {
+		return false, nil
+	}
+	var current rotators.Secret
+	if w.attempt.Tags.Settings.Rotator == "" {
+		var err error
+		if current, err = w.current(ctx); err != nil {
+			return false, err
+		}
+	}
+	r, err := w.resolve(current)
+	if err != nil {
+		return false, err
+	}
+	_, ok := r.(rotators.Retirer)
+	return ok, nil
+}
+
+// retireIfDue retires at once what has no grace. What has one is retired by
+// the planner when its time has come.
+func (w *work) retireIfDue(ctx context.Context) error {
+	if w.attempt.Tags.Retire == "" || w.attempt.Tags.Settings.Grace != 0 {
+		return nil
+	}
+	current, err := w.current(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := w.resolve(current)
+	if err != nil {
+		return err
+	}
+	if err := w.retire(ctx, r, current); err != nil {
+		return fmt.Errorf("retiring version %s: %w", w.attempt.Tags.Retire, err)
+	}
+	return nil
+}
+
+// retire withdraws the version that the retire tag names, and proves it both
+// ways before it is recorded: the old credential is refused, the current one
+// works.
+func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.Secret) error {
+	retirer, ok := r.(rotators.Retirer)
+	if !ok {
+		return rotators.Permanent(fmt.Errorf("the rotator %q cannot retire: was %srotator changed since the last rotation?", w.rotator, TagPrefix))
+	}
+	if err := retirer.Retire(ctx, w.rotation(current, rotators.Secret{})); err != nil {
+		return err
+	}
+	old, err := w.value(ctx, PreviousValue)
+	if err != nil {
+		return err
+	}
+	if !old.IsZero() {
+		switch err := r.Test(ctx, w.rotation(rotators.Secret{}, old)); {
+		case err == nil:
+			return errors.New("the old credential still works")
+		case !rotators.IsRefused(err):
+			return fmt.Errorf("cannot tell whether the old credential still works: %w", err)
+		}
+	}
+	if err := r.Test(ctx, w.rotation(rotators.Secret{}, current)); err != nil {
+		return fmt.Errorf("the current credential: %w", err)
+	}
+	return w.store.Retired(ctx, w.attempt)
+}
+
+// resolve finds the rotator: by the tag, else by the engine field of value.
+func (w *work) resolve(value rotators.Secret) (rotators.Rotator, error) {
+	name, from := w.attempt.Tags.Settings.Rotator, "the tag "+TagPrefix+"rotator"
+	if name == "" {
+		from = `the field "engine" of the value`
+		engine, err := value.Field("engine")
+		if err != nil || engine.IsZero() {
+			return nil, rotators.Permanent(fmt.Errorf("nothing says which rotator to use: set the tag %srotator, or the field \"engine\" in the value, to one of %s", TagPrefix, strings.Join(w.Registry.Names(), ", ")))
+		}
+		name = engine.Reveal()
+	}
+	r, ok := w.Registry[name]
+	if !ok {
+		return nil, rotators.Permanent(fmt.Errorf("%s asks for the rotator %q, and this function has %s", from, name, strings.Join(w.Registry.Names(), ", ")))
+	}
+	w.rotator = name
+	return r, nil
+}
+
+// rotation is what a rotator gets to see. Every value it reads is known to the
+// mask before the rotator has it.
+func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
+	settings := w.attempt.Tags.Settings
+	settings.Password = narrow(w.Password, settings.Password)
+	settings.Rotator = w.rotator
+	return rotators.Rotation{
+		ID:       w.attempt.ID,
+		Token:    w.attempt.Token,
+		Current:  current,
+		Pending:  pending,
+		Settings: settings,
+		Previous: func(ctx context.Context) (rotators.Secret, error) {
+			return w.value(ctx, PreviousValue)
+		},
+		Leftovers: func(ctx context.Context) iter.Seq2[rotators.Secret, error] {
+			return func(yield func(rotators.Secret, error) bool) {
+				for stored, err := range w.store.Leftovers(ctx, w.attempt) {
+					if err == nil {
+						stored, err = w.present(stored)
+					}
+					if !yield(stored, err) {
+						return
+					}
+				}
+			}
+		},
+		Lookup: func(ctx context.Context, ref string) (rotators.Secret, error) {
+			if w.Lookup == nil {
+				return rotators.Secret{}, rotators.Permanent(fmt.Errorf("%q cannot be read: this function looks up no other secrets", ref))
+			}
+			value, err := w.Lookup(ctx, ref)
+			w.mask.learn(value)
+			return value, err
+		},
+	}
+}
+
+func (w *work) current(ctx context.Context) (rotators.Secret, error) {
+	value, err := w.value(ctx, CurrentValue)
+	if err == nil && value.IsZero() {
+		err = errNoCurrent
+	}
+	return value, err
+}
+
+func (w *work) value(ctx context.Context, which Which) (rotators.Secret, error) {
+	stored, err := w.store.Value(ctx, w.attempt, which)
+	if err != nil {
+		return rotators.Secret{}, err
+	}
+	return w.present(stored)
+}
+
+func (w *work) present(stored rotators.Secret) (rotators.Secret, error) {
+	w.mask.learn(stored)
+	value, err := w.attempt.Tags.present(stored)
+	w.mask.learn(value)
+	return value, err
+}
+
+func (w *work) pause(ctx context.Context, d time.Duration) error {
+	if w.Pause != nil {
+		return w.Pause(ctx, d)
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// narrow puts an owner's password policy on top of the function's.
+func narrow(function, owner rotators.PasswordPolicy) rotators.PasswordPolicy {
+	p := rotators.PasswordPolicy{
+		Length:  function.Length,
+		Only:    owner.Only,
+		Exclude: function.Exclude + owner.Exclude,
+	}
+	if owner.Length != 0 {
+		p.Length = owner.Length
+	}
+	if p.Only == "" {
+		p.Only = function.Only
+	}
+	return p
+}

@@ -1,0 +1,61 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Namespace is CloudWatch's name for all of rekey's metrics.
+const Namespace = "rekey"
+
+// report writes the one line of a step. It is also the step's metrics: the
+// _aws member makes it an object of CloudWatch's embedded metric format, and
+// its level member keeps Lambda's log filter from dropping it unread.
+func (w *work) report(ctx context.Context, start time.Time, took time.Duration, err error) {
+	if w.Log == nil {
+		return
+	}
+	level, failed := slog.LevelInfo, 0
+	state, rotator, outcome := "", "unknown", w.action.String()
+	if w.attempt != nil {
+		state = w.attempt.State.String()
+	}
+	if w.rotator != "" {
+		rotator = w.rotator
+	}
+	if err != nil {
+		level, failed, outcome = slog.LevelError, 1, "failed"
+	}
+	attrs := []slog.Attr{
+		slog.String("id", w.id),
+		slog.String("step", w.step.String()),
+		slog.String("state", state),
+		slog.String("rotator", rotator),
+		slog.String("outcome", outcome),
+		slog.Int64("milliseconds", took.Milliseconds()),
+		slog.Int("failed", failed),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()), slog.Bool("permanent", rotators.IsPermanent(err)))
+		var p *panicked
+		if errors.As(err, &p) {
+			attrs = append(attrs, slog.String("stack", w.mask.hide(p.stack)))
+		}
+	}
+	attrs = append(attrs, slog.Any("_aws", map[string]any{
+		"Timestamp": start.UnixMilli(),
+		"CloudWatchMetrics": []any{map[string]any{
+			"Namespace":  Namespace,
+			"Dimensions": [][]string{{"rotator", "step"}},
+			"Metrics": []any{
+				map[string]string{"Name": "milliseconds", "Unit": "Milliseconds"},
+				map[string]string{"Name": "failed", "Unit": "Count"},
+			},
+		}},
+	}))
+	w.Log.LogAttrs(ctx, level, "rotation step", attrs...)
+}

@@ -1,0 +1,71 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Attempt is what a store knows about one attempt without reading a value.
+type Attempt struct {
+	ID    string // ARN of the secret or parameter
+	Token string
+	State State
+	Tags  Tags
+
+	// Names of versions, as the store names them; "" for none. Current is what
+	// readers get. Previous is the version to retire if Tags.Retire names one,
+	// and else the one readers got before Current.
+	Current, Previous string
+
+	// Known are values, beside the secret's own, that must not leave the
+	// process either: Secrets Manager's rotation token.
+	Known []rotators.Secret
+}
+
+// Which names one of an attempt's values.
+type Which int
+
+const (
+	CurrentValue Which = iota
+	PendingValue
+	PreviousValue
+)
+
+// Store keeps the versions of a secret. Its methods take a version's name from
+// the attempt, never from a label alone, and take only not-found for not
+// found: a throttle or a refused permission is an error.
+type Store interface {
+	// Load finds the attempt that token names and reads its tags, but no
+	// value. It refuses, with a permanent error, a secret that is not rekey's
+	// to rotate. A store to which a pending version without a value looks like
+	// one with a value says Stored: the engine asks for the value, and takes
+	// Reserved if there is none, before every step but finishSecret.
+	Load(ctx context.Context, id, token string) (*Attempt, error)
+
+	// Value reads a value; the zero Secret if there is none.
+	Value(ctx context.Context, a *Attempt, which Which) (rotators.Secret, error)
+
+	// Leftovers yields values that were stored once and that no label names
+	// any more, newest first.
+	Leftovers(ctx context.Context, a *Attempt) iter.Seq2[rotators.Secret, error]
+
+	// PutPending stores the attempt's value. It creates and never overwrites:
+	// it returns an error wrapping ErrStored if the attempt has another value
+	// already, and nil if it has this one.
+	PutPending(ctx context.Context, a *Attempt, value rotators.Secret) error
+
+	// Promote makes the pending value what readers get, provided that readers
+	// still get a.Current; nil if they get the pending value already. If
+	// a.Tags.Retire is set it is written to the secret first, so that no crash
+	// can lose what is to be retired.
+	Promote(ctx context.Context, a *Attempt) error
+
+	// Retired records that a.Tags.Retire is retired.
+	Retired(ctx context.Context, a *Attempt) error
+}
+
+// ErrStored says that another run of the same attempt stored its value first.
+var ErrStored = errors.New("another run of this attempt has stored its value first")

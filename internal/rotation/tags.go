@@ -1,0 +1,145 @@
+package rotation
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// TagPrefix starts the key of every tag that rekey reads or writes.
+const TagPrefix = "rekey:"
+
+// The tags rekey writes itself.
+const (
+	TagRetire  = TagPrefix + "retire"  // the version to be retired
+	TagRetired = TagPrefix + "retired" // the version retired last
+)
+
+// Tags is what the tags of a secret or parameter say.
+type Tags struct {
+	Settings rotators.Settings
+	// Connection says where a plain-text password is used, as a URL without
+	// the password; "" for a value that says so itself.
+	Connection string
+	// Retire names the version whose credential is to be retired; "" for none.
+	Retire string
+}
+
+// ReadTags decodes tags. Tags outside rekey's prefix are not rekey's business;
+// within it, whatever is unknown or malformed is a permanent error that says
+// what there is.
+func ReadTags(tags map[string]string) (Tags, error) {
+	t := Tags{Settings: rotators.Settings{Grace: -1}}
+	var problems []error
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		name, ours := strings.CutPrefix(key, TagPrefix)
+		if !ours {
+			continue
+		}
+		if err := t.read(name, tags[key]); err != nil {
+			problems = append(problems, fmt.Errorf("tag %s: %w", key, err))
+		}
+	}
+	return t, rotators.Permanent(errors.Join(problems...))
+}
+
+func (t *Tags) read(name, value string) (err error) {
+	switch name {
+	case "rotator":
+		t.Settings.Rotator, t.Settings.Variant, _ = strings.Cut(value, ":")
+		if t.Settings.Rotator == "" {
+			return errors.New("is empty: name a rotator, such as postgres")
+		}
+	case "strategy":
+		if !slices.Contains(strategies, value) {
+			return fmt.Errorf("%q is no strategy: use one of %s", value, strings.Join(strategies, ", "))
+		}
+		t.Settings.Strategy = value
+	case "admin":
+		t.Settings.Admin = value
+	case "grace":
+		t.Settings.Grace, err = parsePeriod(value)
+	case "password":
+		t.Settings.Password, err = parsePassword(value)
+	case "options":
+		t.Settings.Options, err = parsePairs(value)
+	case "connection":
+		t.Connection = value
+	case "retire":
+		t.Retire = value
+	case "retired", "admin-for", "every", "window", "seal", "stage", "paused":
+		// Known, and read by others: the planner, the next retirement, the
+		// secrets that name this one as their admin.
+	default:
+		return fmt.Errorf("there is no such tag: rekey reads %s%s", TagPrefix, strings.Join(tagNames, ", "+TagPrefix))
+	}
+	return err
+}
+
+var (
+	strategies = []string{"single-user", "alternating-users", "overlap"}
+	tagNames   = []string{
+		"rotator", "strategy", "admin", "admin-for", "every", "window", "grace",
+		"password", "connection", "options", "seal", "stage", "paused",
+	}
+)
+
+// parsePeriod reads 30d, 12h or 45m.
+func parsePeriod(text string) (time.Duration, error) {
+	units := map[byte]time.Duration{'d': 24 * time.Hour, 'h': time.Hour, 'm': time.Minute}
+	if text != "" {
+		n, err := strconv.ParseUint(text[:len(text)-1], 10, 16)
+		if unit := units[text[len(text)-1]]; err == nil && unit != 0 {
+			return time.Duration(n) * unit, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is no period: write a whole number and a unit, such as 7d, 12h or 30m", text)
+}
+
+// parsePassword reads "length=40 alphabet=alphanumeric".
+func parsePassword(text string) (p rotators.PasswordPolicy, err error) {
+	pairs, err := parsePairs(text)
+	if err != nil {
+		return p, err
+	}
+	for key, value := range pairs {
+		switch key {
+		case "length":
+			if p.Length, err = strconv.Atoi(value); err != nil || p.Length < 1 {
+				return p, fmt.Errorf("length %q is no number of characters", value)
+			}
+		case "alphabet":
+			if value != "alphanumeric" {
+				return p, fmt.Errorf("there is no alphabet %q: the only one to ask for is alphanumeric; without it, the target's own safe set is used", value)
+			}
+			p.Only = alphanumeric
+		default:
+			return p, fmt.Errorf("there is no %q: use length and alphabet", key)
+		}
+	}
+	return p, nil
+}
+
+const alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+// parsePairs reads "alg=ES256 keyring=yes".
+func parsePairs(text string) (map[string]string, error) {
+	pairs := map[string]string{}
+	for word := range strings.FieldsSeq(text) {
+		key, value, ok := strings.Cut(word, "=")
+		if !ok || key == "" || value == "" {
+			return nil, fmt.Errorf("%q is not of the form name=value; separate several by spaces", word)
+		}
+		if _, twice := pairs[key]; twice {
+			return nil, fmt.Errorf("%q is set twice", key)
+		}
+		pairs[key] = value
+	}
+	return pairs, nil
+}

@@ -1,0 +1,293 @@
+// Package secretstore keeps an attempt's versions in Secrets Manager. It is
+// one of the engine's two stores; see rotation.Store for the contract.
+//
+// A version's name is its VersionId, and the attempt's token is the VersionId
+// of the version being made. Every call names versions by id. Labels are moved
+// by one compare-and-swap, UpdateSecretVersionStage with RemoveFromVersionId.
+package secretstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
+
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Secrets Manager's staging labels.
+const (
+	labelCurrent  = "AWSCURRENT"
+	labelPending  = "AWSPENDING"
+	labelPrevious = "AWSPREVIOUS"
+)
+
+// Store is a rotation.Store for one rotation event.
+type Store struct {
+	client        *secretsmanager.Client
+	rotationToken rotators.Secret
+}
+
+var _ rotation.Store = (*Store)(nil)
+
+// New returns a store for one event. rotationToken is the event's, or zero: it
+// proves to Secrets Manager, when a role of another account is used, that the
+// write belongs to a rotation it started.
+func New(client *secretsmanager.Client, rotationToken rotators.Secret) *Store {
+	return &Store{client: client, rotationToken: rotationToken}
+}
+
+// Load implements rotation.Store. It costs one DescribeSecret. That call shows
+// a pending version whether it has a value or not, so Load says Stored for
+// both, as the contract allows.
+func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, error) {
+	secret, err := s.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &id})
+	if isNotFound(err) {
+		return nil, rotators.Permanent(fmt.Errorf("there is no such secret in this account and region: %w", err))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describing the secret: %w", err)
+	}
+	if err := rotatable(secret); err != nil {
+		return nil, rotators.Permanent(err)
+	}
+	tags := map[string]string{}
+	for _, tag := range secret.Tags {
+		tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+	}
+	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token}
+	if !s.rotationToken.IsZero() {
+		a.Known = []rotators.Secret{s.rotationToken}
+	}
+	if a.Tags, err = rotation.ReadTags(tags); err != nil {
+		return nil, err
+	}
+	a.Current = labelled(secret.VersionIdsToStages, labelCurrent)
+	if a.Previous = a.Tags.Retire; a.Previous == "" {
+		a.Previous = labelled(secret.VersionIdsToStages, labelPrevious)
+	}
+	labels, found := secret.VersionIdsToStages[token]
+	switch {
+	case slices.Contains(labels, labelCurrent):
+		a.State = rotation.Current
+	case slices.Contains(labels, labelPending):
+		a.State = rotation.Stored
+	case found:
+		a.State = rotation.Superseded
+	default:
+		// A version that lost its labels is no longer described, but listed.
+		for v, err := range s.unlabelled(ctx, a.ID) {
+			if err != nil {
+				return nil, err
+			}
+			if aws.ToString(v.VersionId) == token {
+				a.State = rotation.Superseded
+			}
+		}
+	}
+	return a, nil
+}
+
+// rotatable says why a secret is not rekey's to rotate.
+func rotatable(secret *secretsmanager.DescribeSecretOutput) error {
+	here, err := arn.Parse(aws.ToString(secret.ARN))
+	if err != nil {
+		return fmt.Errorf("the secret's ARN is none: %w", err)
+	}
+	switch {
+	case secret.DeletedDate != nil:
+		return errors.New("the secret is scheduled for deletion: restore it first")
+	case aws.ToString(secret.OwningService) != "":
+		return fmt.Errorf("the secret is owned by the service %s, which rotates it itself: turn its rotation on there", *secret.OwningService)
+	case aws.ToString(secret.Type) != "":
+		return fmt.Errorf("the secret is a managed external secret (%s), which Secrets Manager rotates itself, without a function", *secret.Type)
+	case secret.PrimaryRegion != nil && *secret.PrimaryRegion != here.Region:
+		return fmt.Errorf("the secret is a replica of the one in %s: rotate it there, and the new value is replicated", *secret.PrimaryRegion)
+	case !aws.ToBool(secret.RotationEnabled):
+		return errors.New("rotation is not enabled for the secret: start it with rotate-secret --rotation-lambda-arn")
+	}
+	return nil
+}
+
+// Value implements rotation.Store.
+func (s *Store) Value(ctx context.Context, a *rotation.Attempt, which rotation.Which) (rotators.Secret, error) {
+	get := &secretsmanager.GetSecretValueInput{SecretId: &a.ID}
+	switch which {
+	case rotation.CurrentValue:
+		// Both, so that a label moved since Load is an error and not a mix-up.
+		get.VersionId, get.VersionStage = &a.Current, aws.String(labelCurrent)
+	case rotation.PendingValue:
+		get.VersionId, get.VersionStage = &a.Token, aws.String(labelPending)
+	default:
+		get.VersionId = &a.Previous
+	}
+	if *get.VersionId == "" {
+		return rotators.Secret{}, nil
+	}
+	return s.read(ctx, get)
+}
+
+// read returns the zero Secret for a version that has no value, or is gone.
+func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInput) (rotators.Secret, error) {
+	v, err := s.client.GetSecretValue(ctx, get)
+	switch {
+	case isNotFound(err):
+		return rotators.Secret{}, nil
+	case err != nil:
+		return rotators.Secret{}, fmt.Errorf("reading version %s: %w", *get.VersionId, err)
+	case v.SecretString == nil:
+		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("version %s holds binary data, and rekey rotates text: store it as a SecretString", *get.VersionId))
+	}
+	return rotators.NewSecret(*v.SecretString), nil
+}
+
+// Leftovers implements rotation.Store: the versions that carry no label. It
+// skips those whose value is gone or is binary.
+func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotators.Secret, error] {
+	return func(yield func(rotators.Secret, error) bool) {
+		var found []types.SecretVersionsListEntry
+		for v, err := range s.unlabelled(ctx, a.ID) {
+			if err != nil {
+				yield(rotators.Secret{}, err)
+				return
+			}
+			if v.CreatedDate != nil {
+				found = append(found, v)
+			}
+		}
+		slices.SortFunc(found, func(a, b types.SecretVersionsListEntry) int { return b.CreatedDate.Compare(*a.CreatedDate) })
+		for _, v := range found {
+			value, err := s.read(ctx, &secretsmanager.GetSecretValueInput{SecretId: &a.ID, VersionId: v.VersionId})
+			if value.IsZero() && (err == nil || rotators.IsPermanent(err)) {
+				continue
+			}
+			if !yield(value, err) {
+				return
+			}
+		}
+	}
+}
+
+// unlabelled lists the versions without a label.
+func (s *Store) unlabelled(ctx context.Context, id string) iter.Seq2[types.SecretVersionsListEntry, error] {
+	return func(yield func(types.SecretVersionsListEntry, error) bool) {
+		pages := secretsmanager.NewListSecretVersionIdsPaginator(s.client, &secretsmanager.ListSecretVersionIdsInput{
+			SecretId: &id, IncludeDeprecated: aws.Bool(true),
+		})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(types.SecretVersionsListEntry{}, fmt.Errorf("listing the secret's versions: %w", err))
+				return
+			}
+			for _, v := range page.Versions {
+				if len(v.VersionStages) == 0 && !yield(v, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// PutPending implements rotation.Store. The token makes it safe to send twice.
+func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotators.Secret) error {
+	put := &secretsmanager.PutSecretValueInput{
+		SecretId:           &a.ID,
+		ClientRequestToken: &a.Token,
+		SecretString:       aws.String(value.Reveal()),
+		VersionStages:      []string{labelPending},
+	}
+	if !s.rotationToken.IsZero() {
+		put.RotationToken = aws.String(s.rotationToken.Reveal())
+	}
+	_, err := s.client.PutSecretValue(ctx, put)
+	var exists *types.ResourceExistsException
+	if errors.As(err, &exists) {
+		return rotation.ErrStored
+	}
+	return err
+}
+
+// Promote implements rotation.Store. Secrets Manager takes AWSPENDING off the
+// version in the same call; taking it off in a call of its own would tell
+// Secrets Manager that the rotation failed.
+func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
+	if a.Tags.Retire != "" {
+		if err := s.tag(ctx, a, rotation.TagRetire, a.Tags.Retire); err != nil {
+			return err
+		}
+	}
+	move := &secretsmanager.UpdateSecretVersionStageInput{
+		SecretId:        &a.ID,
+		VersionStage:    aws.String(labelCurrent),
+		MoveToVersionId: &a.Token,
+	}
+	if a.Current != "" {
+		move.RemoveFromVersionId = &a.Current
+	}
+	_, err := s.client.UpdateSecretVersionStage(ctx, move)
+	var stale *types.InvalidParameterException
+	if !errors.As(err, &stale) {
+		return err
+	}
+	// The label is not where it was: moved by an earlier try of this very call
+	// whose reply was lost, or by somebody else.
+	secret, describeErr := s.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &a.ID})
+	if describeErr != nil {
+		return errors.Join(err, describeErr)
+	}
+	switch current := labelled(secret.VersionIdsToStages, labelCurrent); current {
+	case a.Token:
+		return nil
+	case a.Current:
+		return err
+	default:
+		return rotators.Permanent(fmt.Errorf("readers get version %s since, and that stays so: %w", current, err))
+	}
+}
+
+// Retired implements rotation.Store. The record is written before the order is
+// taken away: a crash in between retires once more, which does nothing.
+func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
+	if err := s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire); err != nil {
+		return err
+	}
+	_, err := s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: []string{rotation.TagRetire}})
+	if err != nil {
+		return fmt.Errorf("removing the tag %s: %w", rotation.TagRetire, err)
+	}
+	return nil
+}
+
+func (s *Store) tag(ctx context.Context, a *rotation.Attempt, key, value string) error {
+	_, err := s.client.TagResource(ctx, &secretsmanager.TagResourceInput{
+		SecretId: &a.ID, Tags: []types.Tag{{Key: &key, Value: &value}},
+	})
+	if err != nil {
+		return fmt.Errorf("writing the tag %s: %w", key, err)
+	}
+	return nil
+}
+
+// labelled finds the version a label is on; "" if on none.
+func labelled(stages map[string][]string, label string) string {
+	for version, labels := range stages {
+		if slices.Contains(labels, label) {
+			return version
+		}
+	}
+	return ""
+}
+
+// isNotFound is true for Secrets Manager's own word only.
+func isNotFound(err error) bool {
+	var notFound *types.ResourceNotFoundException
+	return errors.As(err, &notFound)
+}
