@@ -1,0 +1,564 @@
+package rotation_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rekeyhq/rekey/internal/memstore"
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+const (
+	token  = "11111111-1111-4111-8111-111111111111"
+	other  = "22222222-2222-4222-8222-222222222222"
+	first  = `{"engine":"spy","host":"db.example.com","username":"app","password":"first-password"}`
+	second = `{"engine":"spy","host":"db.example.com","username":"app","password":"second-password"}`
+)
+
+// spy is a rotator that notes what it is asked and does as it is told.
+type spy struct {
+	calls  []string
+	create func(rotators.Rotation) (rotators.Secret, error)
+	set    func(rotators.Rotation) error
+	test   func(rotators.Rotation) error
+}
+
+func (s *spy) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	s.calls = append(s.calls, "Create")
+	if s.create != nil {
+		return s.create(r)
+	}
+	return rotators.NewSecret(second), nil
+}
+
+func (s *spy) Set(_ context.Context, r rotators.Rotation) error {
+	s.calls = append(s.calls, "Set")
+	if s.set != nil {
+		return s.set(r)
+	}
+	return nil
+}
+
+func (s *spy) Test(_ context.Context, r rotators.Rotation) error {
+	what := "the pending value"
+	if r.Pending.Reveal() == first {
+		what = "the current value"
+	}
+	s.calls = append(s.calls, "Test "+what)
+	if s.test != nil {
+		return s.test(r)
+	}
+	return nil
+}
+
+// retiringSpy also retires.
+type retiringSpy struct {
+	spy
+	retire func(rotators.Rotation) error
+}
+
+func (s *retiringSpy) Retire(_ context.Context, r rotators.Rotation) error {
+	s.calls = append(s.calls, "Retire")
+	if s.retire != nil {
+		return s.retire(r)
+	}
+	return nil
+}
+
+func engine(r rotators.Rotator) *rotation.Engine {
+	return &rotation.Engine{
+		Registry: rotators.Registry{"spy": r},
+		Pause:    func(context.Context, time.Duration) error { return nil },
+	}
+}
+
+// Every cell of the plan, as it shows from outside.
+func TestEveryStateAndStep(t *testing.T) {
+	states := map[rotation.State]func() *memstore.Store{
+		rotation.Unknown: func() *memstore.Store { return memstore.New(rotators.NewSecret(first), nil) },
+		rotation.Reserved: func() *memstore.Store {
+			s := memstore.New(rotators.NewSecret(first), nil)
+			s.Begin(token)
+			return s
+		},
+	}
+	put := func(s *memstore.Store) {
+		if err := s.PutPending(t.Context(), &rotation.Attempt{Token: token}, rotators.NewSecret(second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	states[rotation.Stored] = func() *memstore.Store { s := states[rotation.Reserved](); put(s); return s }
+	states[rotation.Current] = func() *memstore.Store {
+		s := states[rotation.Stored]()
+		if err := s.Promote(t.Context(), &rotation.Attempt{Token: token, Current: memstore.First}); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	states[rotation.Superseded] = func() *memstore.Store {
+		s := states[rotation.Stored]()
+		s.Put(other, rotators.NewSecret(first))
+		return s
+	}
+
+	refused, nothing := "an error", ""
+	want := map[rotation.State][4]string{
+		rotation.Unknown:    {refused, refused, refused, refused},
+		rotation.Reserved:   {"Create", refused, "Test the current value", "promoted an empty version"},
+		rotation.Stored:     {nothing, "Set", "Test the pending value", "promoted"},
+		rotation.Current:    {nothing, nothing, nothing, nothing},
+		rotation.Superseded: {refused, refused, refused, refused},
+	}
+	// finishSecret reads no value, so it is for the store to tell, or to refuse
+	// to promote, a version without one; this store tells.
+	row := want[rotation.Reserved]
+	row[rotation.FinishSecret] = refused
+	want[rotation.Reserved] = row
+
+	for state := rotation.Unknown; state <= rotation.Superseded; state++ {
+		for step := rotation.CreateSecret; step <= rotation.FinishSecret; step++ {
+			t.Run(state.String()+" "+step.String(), func(t *testing.T) {
+				store, r := states[state](), &spy{}
+				before, _ := store.Current()
+				err := engine(r).Step(t.Context(), store, step, memstore.ID, token)
+				got := strings.Join(r.calls, ", ")
+				if after, _ := store.Current(); after != before {
+					got += "promoted"
+				}
+				if err != nil {
+					got += refused
+					var s *rotation.StepError
+					if !errors.As(err, &s) || s.Step != step || s.ID != memstore.ID {
+						t.Errorf("the error is %#v, not a StepError of this step", err)
+					}
+				}
+				if got != want[state][step] {
+					t.Errorf("got %q (%v), want %q", got, err, want[state][step])
+				}
+			})
+		}
+	}
+}
+
+func TestRunTakesAllFourSteps(t *testing.T) {
+	store, r := memstore.New(rotators.NewSecret(first), nil), &spy{}
+	store.Begin(token)
+	if err := engine(r).Run(t.Context(), store, memstore.ID, token); err != nil {
+		t.Fatal(err)
+	}
+	if name, value := store.Current(); name != token || value.Reveal() != second {
+		t.Errorf("version %s is current", name)
+	}
+	if got := strings.Join(r.calls, ", "); got != "Create, Set, Test the pending value" {
+		t.Errorf("the rotator was asked: %s", got)
+	}
+}
+
+// late is a store whose pending value is seen only from the nth read on.
+type late struct {
+	*memstore.Store
+	reads, from int
+}
+
+func (s *late) Value(ctx context.Context, a *rotation.Attempt, which rotation.Which) (rotators.Secret, error) {
+	if which == rotation.PendingValue {
+		if s.reads++; s.reads < s.from {
+			return rotators.Secret{}, nil
+		}
+	}
+	return s.Store.Value(ctx, a, which)
+}
+
+func TestALateValueIsWaitedFor(t *testing.T) {
+	for from, want := range map[int]string{1: "Test the pending value", 5: "Test the pending value", 100: "Test the current value"} {
+		store := &late{Store: memstore.New(rotators.NewSecret(first), nil), from: from}
+		store.Begin(token)
+		if err := store.PutPending(t.Context(), &rotation.Attempt{Token: token}, rotators.NewSecret(second)); err != nil {
+			t.Fatal(err)
+		}
+		r, e, waited := &spy{}, (*rotation.Engine)(nil), time.Duration(0)
+		e = engine(r)
+		e.Pause = func(_ context.Context, d time.Duration) error { waited += d; return nil }
+		if err := e.Step(t.Context(), store, rotation.TestSecret, memstore.ID, token); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(r.calls, ", "); got != want {
+			t.Errorf("seen from read %d on: asked %q, want %q", from, got, want)
+		}
+		if waited > 5*time.Second {
+			t.Errorf("seen from read %d on: waited %s", from, waited)
+		}
+	}
+}
+
+// A value as it may stand in an error, a log or a panic: unusual bytes, every
+// way of writing them.
+const odd = "pä\"ss'\\ w%r d$é\n#?&/+=\x01€😀-zq77"
+
+func TestNothingThatComesOutHoldsAValue(t *testing.T) {
+	value := rotators.NewSecret(`{"engine":"spy","host":"db.example.com","username":"app","password":` + jsonText(odd) + `,"nested":{"tokens":["another-secret-value"]}}`)
+	spellings := map[string]string{
+		"as it is": odd, "Go": strconv.Quote(odd), "ASCII": strconv.QuoteToASCII(odd), "JSON": jsonText(odd),
+		"query": url.QueryEscape(odd), "path": url.PathEscape(odd), "userinfo": url.UserPassword("app", odd).String(),
+		"base64": base64.StdEncoding.EncodeToString([]byte(odd)), "base64url": base64.RawURLEncoding.EncodeToString([]byte(odd)),
+		"basic auth": base64.StdEncoding.EncodeToString([]byte("app:" + odd)), "basic auth 2": base64.StdEncoding.EncodeToString([]byte("ap:" + odd + "x")),
+		"basic auth 3": base64.StdEncoding.EncodeToString([]byte("a:" + odd + "xy")),
+		"hex":          fmt.Sprintf("%x", odd), "HEX": fmt.Sprintf("%X", odd), "SQL": strings.ReplaceAll(odd, "'", "''"),
+		"whole": value.Reveal(), "nested": "another-secret-value",
+	}
+	ways := map[string]func(text string) func(rotators.Rotation) error{
+		"error": func(text string) func(rotators.Rotation) error {
+			return func(rotators.Rotation) error { return errors.New(text) }
+		},
+		"wrapped": func(text string) func(rotators.Rotation) error {
+			return func(rotators.Rotation) error { return fmt.Errorf("login: %w", errors.New(text)) }
+		},
+		"panic": func(text string) func(rotators.Rotation) error { return func(rotators.Rotation) error { panic(text) } },
+		"panic error": func(text string) func(rotators.Rotation) error {
+			return func(rotators.Rotation) error { panic(errors.New(text)) }
+		},
+	}
+	for spelling, text := range spellings {
+		for way, fail := range ways {
+			store := memstore.New(value, nil)
+			store.Begin(token)
+			if err := store.PutPending(t.Context(), &rotation.Attempt{Token: token}, rotators.NewSecret(second)); err != nil {
+				t.Fatal(err)
+			}
+			var log bytes.Buffer
+			e := engine(&spy{set: fail("cannot log in to db.example.com as app with " + text + " at all")})
+			e.Log = slog.New(slog.NewJSONHandler(&log, nil))
+			err := e.Step(t.Context(), store, rotation.SetSecret, memstore.ID, token)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			out := err.Error() + fmt.Sprintf("%v %+v %#v %s %q", err, err, err, err, err) + log.String()
+			for _, secret := range []string{text, odd, "another-secret-value", "r d$é", "zq77"} {
+				if strings.Contains(out, secret) {
+					t.Errorf("%s in %s: %q comes out in %s", spelling, way, secret, out)
+				}
+			}
+			if !strings.Contains(err.Error(), "db.example.com as app") {
+				t.Errorf("%s in %s: the error no longer says where: %v", spelling, way, err)
+			}
+		}
+	}
+}
+
+func TestARotatorLearnsAndTheMaskLearnsWithIt(t *testing.T) {
+	store := memstore.New(rotators.NewSecret(first), nil)
+	store.Begin(token)
+	e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+		admin, err := r.Lookup(t.Context(), "admin")
+		return rotators.Secret{}, fmt.Errorf("as admin with %s: %w", admin.Reveal(), errors.Join(err, io.EOF))
+	}})
+	e.Lookup = func(context.Context, string) (rotators.Secret, error) {
+		return rotators.NewSecret("the-admins-password"), nil
+	}
+	err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+	if err == nil || strings.Contains(err.Error(), "the-admins-password") {
+		t.Errorf("got %v", err)
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Error("the chain is lost")
+	}
+}
+
+func TestAPanicIsAStepErrorAndTheLogHasItsStack(t *testing.T) {
+	store := memstore.New(rotators.NewSecret(first), nil)
+	store.Begin(token)
+	var log bytes.Buffer
+	e := engine(&spy{create: func(rotators.Rotation) (rotators.Secret, error) {
+		var m map[string]int
+		m["x"] = 1
+		return rotators.Secret{}, nil
+	}})
+	e.Log = slog.New(slog.NewJSONHandler(&log, nil))
+	err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+	var s *rotation.StepError
+	if !errors.As(err, &s) || !strings.Contains(err.Error(), "panic: assignment to entry in nil map") {
+		t.Errorf("got %v", err)
+	}
+	if strings.Contains(err.Error(), "goroutine") || !strings.Contains(log.String(), "engine_test.go") {
+		t.Error("the stack belongs into the log, and only there")
+	}
+}
+
+func TestAStepEndsBeforeItsDeadline(t *testing.T) {
+	store := memstore.New(rotators.NewSecret(first), nil)
+	store.Begin(token)
+	deadline := time.Now().Add(100 * time.Millisecond)
+	ctx, cancel := context.WithDeadline(t.Context(), deadline)
+	defer cancel()
+	r := &spy{}
+	e := engine(blocking{r})
+	err := e.Step(ctx, store, rotation.CreateSecret, memstore.ID, token)
+	if time.Now().After(deadline) {
+		t.Error("the step came back after its deadline")
+	}
+	if err == nil || !strings.Contains(err.Error(), "ran out of time") || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+type blocking struct{ *spy }
+
+func (b blocking) Create(ctx context.Context, _ rotators.Rotation) (rotators.Secret, error) {
+	<-ctx.Done()
+	return rotators.Secret{}, ctx.Err()
+}
+
+func TestTheLogLineIsAMetric(t *testing.T) {
+	store := memstore.New(rotators.NewSecret(first), nil)
+	store.Begin(token)
+	var log bytes.Buffer
+	e := engine(&spy{})
+	e.Log = slog.New(slog.NewJSONHandler(&log, nil))
+	if err := e.Run(t.Context(), store, memstore.ID, token); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+	if len(lines) != 4 {
+		t.Fatalf("%d lines for four steps", len(lines))
+	}
+	for i, outcome := range []string{"create", "set", "test", "promote"} {
+		var line map[string]any
+		if err := json.Unmarshal([]byte(lines[i]), &line); err != nil {
+			t.Fatal(err)
+		}
+		if line["outcome"] != outcome || line["id"] != memstore.ID || line["level"] != "INFO" || line["failed"] != 0.0 {
+			t.Errorf("line %d is %s", i, lines[i])
+		}
+		emf, _ := line["_aws"].(map[string]any)
+		directives, _ := emf["CloudWatchMetrics"].([]any)
+		if len(directives) != 1 || emf["Timestamp"] == nil {
+			t.Fatalf("no metric in %s", lines[i])
+		}
+		directive := directives[0].(map[string]any)
+		for _, m := range directive["Metrics"].([]any) {
+			if _, ok := line[m.(map[string]any)["Name"].(string)].(float64); !ok {
+				t.Errorf("metric %v has no number in %s", m, lines[i])
+			}
+		}
+		for _, d := range directive["Dimensions"].([]any)[0].([]any) {
+			if name, ok := line[d.(string)].(string); !ok || name == "" {
+				t.Errorf("dimension %v has no text in %s", d, lines[i])
+			}
+		}
+	}
+}
+
+func TestWhichRotator(t *testing.T) {
+	for _, c := range []struct{ name, value, tag, want string }{
+		{"by the engine field", first, "", ""},
+		{"by the tag", `{"password":"first-password"}`, "spy", ""},
+		{"the tag before the field", `{"engine":"mysql","password":"p"}`, "spy", ""},
+		{"a variant", first, "spy:eu", ""},
+		{"nothing says", `{"password":"first-password"}`, "", "rekey:rotator"},
+		{"plain text", `just a token`, "", "rekey:rotator"},
+		{"unknown tag", first, "oracle", "has spy"},
+		{"unknown field", `{"engine":"oracle"}`, "", "has spy"},
+	} {
+		tags := map[string]string{}
+		if c.tag != "" {
+			tags["rekey:rotator"] = c.tag
+		}
+		store := memstore.New(rotators.NewSecret(c.value), tags)
+		store.Begin(token)
+		var variant string
+		e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+			variant = r.Settings.Variant
+			return rotators.NewSecret(second), nil
+		}})
+		err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || !rotators.IsPermanent(err)) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if c.tag == "spy:eu" && variant != "eu" {
+			t.Errorf("the variant is %q", variant)
+		}
+	}
+}
+
+func TestCreateMustMakeSomethingNew(t *testing.T) {
+	for name, made := range map[string]string{"nothing": "", "the same": first} {
+		store := memstore.New(rotators.NewSecret(first), nil)
+		store.Begin(token)
+		e := engine(&spy{create: func(rotators.Rotation) (rotators.Secret, error) { return rotators.NewSecret(made), nil }})
+		if err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token); err == nil {
+			t.Errorf("%s was stored", name)
+		}
+	}
+}
+
+// A plain password with a connection tag is shown to the rotator as a URL, and
+// only the password is stored.
+func TestConnection(t *testing.T) {
+	for _, c := range []struct{ name, value, connection, want string }{
+		{"plain", "p@ss word", "postgres://app@db.example.com:5432/shop?sslmode=require", ""},
+		{"a password in the tag", "p", "postgres://app:x@db/shop", "rekey:connection"},
+		{"no user", "p", "postgres://db/shop", "rekey:connection"},
+		{"no URL", "p", "db.example.com", "rekey:connection"},
+		{"a JSON value", first, "postgres://app@db/shop", "for plain text"},
+	} {
+		store := memstore.New(rotators.NewSecret(c.value), map[string]string{"rekey:rotator": "spy", "rekey:connection": c.connection})
+		store.Begin(token)
+		e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+			for field, want := range map[string]string{"username": "app", "host": "db.example.com", "port": "5432", "dbname": "shop", "password": c.value, "engine": "postgres"} {
+				if got, err := r.Current.Field(field); err != nil || got.Reveal() != want {
+					t.Errorf("%s: field %s is %q (%v), want %q", c.name, field, got.Reveal(), err, want)
+				}
+			}
+			return r.Current.Replace("password", rotators.NewSecret("a new/one"))
+		}})
+		err := e.Run(t.Context(), store, memstore.ID, token)
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) || !rotators.IsPermanent(err) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if _, value := store.Current(); value.Reveal() != "a new/one" {
+			t.Errorf("%s: stored %q", c.name, value.Reveal())
+		}
+	}
+}
+
+func TestRetirement(t *testing.T) {
+	refusesOld := func(r rotators.Rotation) error {
+		if r.Pending.Reveal() == first {
+			return rotators.Refused(errors.New("refused"))
+		}
+		return nil
+	}
+	run := func(t *testing.T, grace string, r *retiringSpy) (*memstore.Store, error) {
+		store := memstore.New(rotators.NewSecret(first), map[string]string{"rekey:grace": grace})
+		store.Begin(token)
+		return store, engine(r).Run(t.Context(), store, memstore.ID, token)
+	}
+
+	t.Run("with no grace, at once, and proved both ways", func(t *testing.T) {
+		r := &retiringSpy{spy: spy{test: refusesOld}}
+		store, err := run(t, "0m", r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(r.calls[3:], ", "); got != "Retire, Test the current value, Test the pending value" {
+			t.Errorf("after promotion the rotator was asked: %s", got)
+		}
+		if tags := store.Tags(); tags[rotation.TagRetire] != "" || tags[rotation.TagRetired] != memstore.First {
+			t.Errorf("the tags are %v", tags)
+		}
+	})
+	t.Run("with a grace, later, and the tag says what", func(t *testing.T) {
+		r := &retiringSpy{}
+		store, err := run(t, "1h", r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.calls) != 3 || store.Tags()[rotation.TagRetire] != memstore.First {
+			t.Errorf("asked %v, tags %v", r.calls, store.Tags())
+		}
+	})
+	t.Run("failed, it runs again with finishSecret", func(t *testing.T) {
+		r := &retiringSpy{spy: spy{test: refusesOld}, retire: func(rotators.Rotation) error { return io.EOF }}
+		store, err := run(t, "0m", r)
+		if !errors.Is(err, io.EOF) {
+			t.Fatalf("got %v", err)
+		}
+		if name, _ := store.Current(); name != token {
+			t.Error("a failed retirement took the promotion back")
+		}
+		r.retire = nil
+		if err := engine(r).Step(t.Context(), store, rotation.FinishSecret, memstore.ID, token); err != nil {
+			t.Fatal(err)
+		}
+		if store.Tags()[rotation.TagRetired] != memstore.First {
+			t.Errorf("the tags are %v", store.Tags())
+		}
+	})
+	t.Run("not believed without proof", func(t *testing.T) {
+		for name, test := range map[string]func(rotators.Rotation) error{
+			"still works": func(rotators.Rotation) error { return nil },
+			"cannot tell": func(r rotators.Rotation) error {
+				if r.Pending.Reveal() == first {
+					return io.EOF
+				}
+				return nil
+			},
+		} {
+			store, err := run(t, "0m", &retiringSpy{spy: spy{test: test}})
+			if err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if store.Tags()[rotation.TagRetire] == "" {
+				t.Errorf("%s: and yet the tag is gone", name)
+			}
+		}
+	})
+	t.Run("cut short by the next rotation", func(t *testing.T) {
+		r := &retiringSpy{spy: spy{test: refusesOld}}
+		store, err := run(t, "7d", r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store.Begin(other)
+		r.calls = nil
+		if err := engine(r).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other); err == nil {
+			t.Fatal("the spy makes the same value again, which is an error")
+		}
+		if r.calls[0] != "Retire" || store.Tags()[rotation.TagRetired] != memstore.First {
+			t.Errorf("asked %v, tags %v", r.calls, store.Tags())
+		}
+	})
+}
+
+func TestReadTags(t *testing.T) {
+	good, err := rotation.ReadTags(map[string]string{
+		"rekey:rotator": "http:cloudflare", "rekey:strategy": "overlap", "rekey:grace": "7d", "rekey:admin": "ssm:/admin",
+		"rekey:password": "length=40 alphabet=alphanumeric", "rekey:options": "alg=ES256 keyring=yes", "rekey:every": "30d", "team": "rekey:nothing",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := good.Settings
+	if s.Rotator != "http" || s.Variant != "cloudflare" || s.Grace != 7*24*time.Hour || s.Password.Length != 40 || s.Options["alg"] != "ES256" {
+		t.Errorf("got %+v", s)
+	}
+	if none, err := rotation.ReadTags(nil); err != nil || none.Settings.Grace >= 0 {
+		t.Errorf("no tags: %+v, %v", none, err)
+	}
+	for key, value := range map[string]string{
+		"rekey:rotate": "yes", "rekey:strategy": "double", "rekey:grace": "a week", "rekey:password": "length=-1",
+		"rekey:options": "keyring", "rekey:rotator": ":x", "rekey:": "",
+	} {
+		if _, err := rotation.ReadTags(map[string]string{key: value}); err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s=%s: %v", key, value, err)
+		}
+	}
+}
+
+func FuzzReadTags(f *testing.F) {
+	f.Add("password", "length=40 alphabet=alphanumeric")
+	f.Add("grace", "7d")
+	f.Fuzz(func(t *testing.T, name, value string) {
+		_, _ = rotation.ReadTags(map[string]string{"rekey:" + name: value}) // must not panic
+	})
+}
+
+func jsonText(s string) string { b, _ := json.Marshal(s); return string(b) }
