@@ -1,0 +1,256 @@
+package rotatortest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// vendor is a service with one user, who logs in and changes the password over
+// HTTP.
+type vendor struct {
+	*httptest.Server
+	mu       sync.Mutex
+	password string
+}
+
+func startVendor(t *testing.T, password string) *vendor {
+	v := &vendor{password: password}
+	v.Server = httptest.NewServer(v)
+	t.Cleanup(v.Close)
+	return v
+}
+
+func (v *vendor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, password, _ := r.BasicAuth(); password != v.password {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	if r.Method == http.MethodPut {
+		body, _ := io.ReadAll(r.Body)
+		v.password = string(body)
+	}
+}
+
+func (v *vendor) accepts(_ context.Context, value rotators.Secret) (bool, error) {
+	password, err := value.Field("password")
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return password.Reveal() == v.password, err
+}
+
+// honest is a rotator that keeps every promise. The broken ones below embed it
+// and break one.
+type honest struct {
+	url    string
+	client *http.Client
+}
+
+// send logs in with the password in value, and changes it if next is given.
+func (h honest) send(ctx context.Context, value rotators.Secret, next string) error {
+	method := http.MethodGet
+	if next != "" {
+		method = http.MethodPut
+	}
+	req, err := http.NewRequestWithContext(ctx, method, h.url, strings.NewReader(next))
+	if err != nil {
+		return err
+	}
+	req.SetBasicAuth("app", password(value))
+	resp, err := h.client.Do(req)
+	if err != nil {
+		return err
+	}
+	_ = resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusUnauthorized:
+		return rotators.Refused(errors.New("the vendor refuses the password of app"))
+	default:
+		return fmt.Errorf("the vendor answered %s", resp.Status)
+	}
+}
+
+func password(value rotators.Secret) string {
+	p, _ := value.Field("password")
+	return p.Reveal()
+}
+
+func (h honest) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	next, err := r.Settings.Password.Generate(32, "abcdefghijklmnopqrstuvwxyz0123456789")
+	if err != nil {
+		return rotators.Secret{}, err
+	}
+	return r.Current.Replace("password", next)
+}
+
+func (h honest) Set(ctx context.Context, r rotators.Rotation) error {
+	err := h.send(ctx, r.Current, password(r.Pending))
+	if rotators.IsRefused(err) {
+		return h.send(ctx, r.Pending, "")
+	}
+	return err
+}
+
+func (h honest) Test(ctx context.Context, r rotators.Rotation) error {
+	return h.send(ctx, r.Pending, "")
+}
+
+type setNotIdempotent struct{ honest }
+
+func (b setNotIdempotent) Set(ctx context.Context, r rotators.Rotation) error {
+	return b.send(ctx, r.Current, password(r.Pending))
+}
+
+type createKillsCurrent struct{ honest }
+
+func (b createKillsCurrent) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	next, err := b.honest.Create(ctx, r)
+	if err != nil {
+		return next, err
+	}
+	return next, b.send(ctx, r.Current, password(next))
+}
+
+func (b createKillsCurrent) Set(ctx context.Context, r rotators.Rotation) error {
+	return b.Test(ctx, r)
+}
+
+type testAlwaysPasses struct{ honest }
+
+func (b testAlwaysPasses) Test(context.Context, rotators.Rotation) error { return nil }
+
+type secretInError struct{ honest }
+
+func (b secretInError) Test(ctx context.Context, r rotators.Rotation) error {
+	if err := b.send(ctx, r.Pending, ""); err != nil {
+		return fmt.Errorf("login as app:%s: %w", password(r.Pending), err)
+	}
+	return nil
+}
+
+type outageAsRefusal struct{ honest }
+
+func (b outageAsRefusal) Test(ctx context.Context, r rotators.Rotation) error {
+	return rotators.Refused(b.send(ctx, r.Pending, ""))
+}
+
+type oneByteChanged struct{ honest }
+
+func (b oneByteChanged) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	next, err := b.honest.Create(ctx, r)
+	if err != nil {
+		return next, err
+	}
+	// What going through a map does to a value: 5432.0 becomes 5432.
+	var fields map[string]any
+	if err := json.Unmarshal([]byte(next.Reveal()), &fields); err != nil {
+		return next, err
+	}
+	text, err := json.Marshal(fields)
+	return rotators.NewSecret(string(text)), err
+}
+
+type setLosesBoth struct{ honest }
+
+// Set goes through a temporary password that nobody stored.
+func (b setLosesBoth) Set(ctx context.Context, r rotators.Rotation) error {
+	if b.send(ctx, r.Pending, "") == nil {
+		return nil
+	}
+	if err := b.send(ctx, r.Current, "temporary"); err != nil {
+		return err
+	}
+	return b.send(ctx, rotators.NewSecret(`{"password":"temporary"}`), password(r.Pending))
+}
+
+type panics struct{ honest }
+
+func (b panics) Test(_ context.Context, r rotators.Rotation) error {
+	panic("cannot use " + password(r.Pending))
+}
+
+// harness builds one around the honest rotator as wrap changes it.
+func harness(wrap func(honest) rotators.Rotator) maker {
+	return func(t *testing.T, w *Wire) Harness {
+		v := startVendor(t, "the-first-password")
+		return Harness{
+			Rotator: wrap(honest{v.URL, &http.Client{Transport: w}}),
+			Value:   rotators.NewSecret(`{"username": "app",  "password":"the-first-password", "port":5432.0}`),
+			Fields:  []string{"password"},
+			Accepts: v.accepts,
+		}
+	}
+}
+
+func TestAnHonestRotatorPasses(t *testing.T) {
+	Run(t, harness(func(h honest) rotators.Rotator { return h }))
+}
+
+// Each broken rotator must fail the check that is there for it, whatever else
+// it fails.
+func TestBrokenRotatorsAreCaught(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		wrap    func(honest) rotators.Rotator
+		check   string
+		mention string
+	}{
+		{"Set is not idempotent", func(h honest) rotators.Rotator { return setNotIdempotent{h} }, "EveryStepTwice", "setSecret, the second time"},
+		{"Set is not idempotent", func(h honest) rotators.Rotator { return setNotIdempotent{h} }, "Crashes", "the retry failed"},
+		{"Create kills the current value", func(h honest) rotators.Rotator { return createKillsCurrent{h} }, "CreateLeavesCurrentWorking", "does not accept the current value"},
+		{"Create kills the current value", func(h honest) rotators.Rotator { return createKillsCurrent{h} }, "Crashes", "lost"},
+		{"Test always passes", func(h honest) rotators.Rotator { return testAlwaysPasses{h} }, "TestRefusesAWrongValue", "passes for a value"},
+		{"a secret in an error", func(h honest) rotators.Rotator { return secretInError{h} }, "TestRefusesAWrongValue", "holds a secret"},
+		{"a secret in a panic", func(h honest) rotators.Rotator { return panics{h} }, "DryTest", "holds a secret"},
+		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "OutageIsNotRefusal", "marked Refused"},
+		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "Crashes", "for the target's refusal"},
+		{"one byte of the value changed", func(h honest) rotators.Rotator { return oneByteChanged{h} }, "ChangesOnlyItsFields", "differs"},
+		{"Set goes through a password nobody stored", func(h honest) rotators.Rotator { return setLosesBoth{h} }, "Crashes", "the last working credential is lost"},
+	} {
+		t.Run(c.name+" "+c.check, func(t *testing.T) {
+			for _, check := range checks {
+				if check.name != c.check {
+					continue
+				}
+				err := check.run(t, harness(c.wrap))
+				if err == nil || !strings.Contains(err.Error(), c.mention) {
+					t.Errorf("%s says %v, want a mention of %q", c.check, err, c.mention)
+				}
+				return
+			}
+			t.Errorf("there is no check %s", c.check)
+		})
+	}
+}
+
+// A harness whose own parts are wrong is told so, not the rotator blamed.
+func TestAWrongHarnessIsCaught(t *testing.T) {
+	notWired := func(t *testing.T, w *Wire) Harness {
+		h := harness(func(h honest) rotators.Rotator { h.client = http.DefaultClient; return h })(t, w)
+		return h
+	}
+	if err := outageIsNotRefusal(t, notWired); err == nil {
+		t.Error("a rotator that goes round the Wire passes")
+	}
+	wrongValue := func(t *testing.T, w *Wire) Harness {
+		h := harness(func(h honest) rotators.Rotator { return h })(t, w)
+		h.Value = rotators.NewSecret(`{"password":"not-the-first"}`)
+		return h
+	}
+	if err := rotates(t, wrongValue); err == nil || !strings.Contains(err.Error(), "the Harness is wrong") {
+		t.Errorf("got %v", err)
+	}
+}
