@@ -1,0 +1,24 @@
+package memstore_test
+
+import (
+	"testing"
+
+	"github.com/rekeyhq/rekey/internal/memstore"
+	"github.com/rekeyhq/rekey/internal/rotation/storetest"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(*testing.T) storetest.Fixture {
+		first := rotators.NewSecret("the first value")
+		s := memstore.New(first, nil)
+		const token = "11111111-1111-4111-8111-111111111111"
+		return storetest.Fixture{
+			Store: s, ID: memstore.ID, First: first,
+			Begin:   func() string { s.Begin(token); return token },
+			Put:     func(v rotators.Secret) { s.Put("by-hand", v) },
+			Current: func() rotators.Secret { _, v := s.Current(); return v },
+			Tags:    s.Tags,
+		}
+	})
+}

@@ -1,0 +1,171 @@
+// Package storetest holds the one suite that every rotation.Store runs, so that
+// the engine may rely on the same contract whatever it is given.
+package storetest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Fixture is a store under test with one secret, which has a first value and
+// no attempt.
+type Fixture struct {
+	Store rotation.Store
+	ID    string
+	// First is the first value.
+	First rotators.Secret
+	// Begin starts an attempt, the way the service does, and returns its token.
+	Begin func() string
+	// Put changes the secret by hand, around the store.
+	Put func(rotators.Secret)
+	// Current reads what readers get, around the store.
+	Current func() rotators.Secret
+	// Tags reads the secret's tags, around the store.
+	Tags func() map[string]string
+}
+
+// Run checks a store. newFixture is called anew for every check.
+func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
+	next, other := rotators.NewSecret("the next value"), rotators.NewSecret("another value")
+	for _, c := range []struct {
+		name string
+		run  func(t *testing.T, ctx context.Context, f Fixture)
+	}{
+		{"a foreign token is Unknown", func(t *testing.T, ctx context.Context, f Fixture) {
+			a := load(t, ctx, f, "99999999-9999-4999-8999-999999999999")
+			if a.State != rotation.Unknown {
+				t.Errorf("the state is %s", a.State)
+			}
+		}},
+		{"no such secret", func(t *testing.T, ctx context.Context, f Fixture) {
+			if _, err := f.Store.Load(ctx, f.ID+"x", "99999999-9999-4999-8999-999999999999"); err == nil || !rotators.IsPermanent(err) {
+				t.Errorf("got %v", err)
+			}
+		}},
+		{"an attempt from its start to its end", func(t *testing.T, ctx context.Context, f Fixture) {
+			token := f.Begin()
+			a := load(t, ctx, f, token)
+			if a.State != rotation.Stored && a.State != rotation.Reserved {
+				t.Fatalf("the state is %s", a.State)
+			}
+			want(t, f, a, rotation.CurrentValue, f.First)
+			want(t, f, a, rotation.PendingValue, rotators.Secret{})
+			want(t, f, a, rotation.PreviousValue, rotators.Secret{})
+			if err := f.Store.PutPending(ctx, a, next); err != nil {
+				t.Fatal(err)
+			}
+			if !f.Current().Equal(f.First) {
+				t.Error("readers get a value that is not promoted")
+			}
+			a = load(t, ctx, f, token)
+			if a.State != rotation.Stored {
+				t.Fatalf("the state is %s", a.State)
+			}
+			want(t, f, a, rotation.PendingValue, next)
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+			if !f.Current().Equal(next) {
+				t.Error("readers do not get the promoted value")
+			}
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Errorf("promoting again: %v", err)
+			}
+			a = load(t, ctx, f, token)
+			if a.State != rotation.Current {
+				t.Errorf("the state is %s", a.State)
+			}
+			want(t, f, a, rotation.CurrentValue, next)
+			want(t, f, a, rotation.PreviousValue, f.First)
+		}},
+		{"a pending value is created and never overwritten", func(t *testing.T, ctx context.Context, f Fixture) {
+			token := f.Begin()
+			a := load(t, ctx, f, token)
+			for _, value := range []rotators.Secret{next, next} {
+				if err := f.Store.PutPending(ctx, a, value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := f.Store.PutPending(ctx, a, other); !errors.Is(err, rotation.ErrStored) {
+				t.Errorf("another value: %v", err)
+			}
+			want(t, f, a, rotation.PendingValue, next)
+		}},
+		{"a change by hand stays", func(t *testing.T, ctx context.Context, f Fixture) {
+			token := f.Begin()
+			a := load(t, ctx, f, token)
+			if err := f.Store.PutPending(ctx, a, next); err != nil {
+				t.Fatal(err)
+			}
+			a = load(t, ctx, f, token)
+			f.Put(other)
+			if err := f.Store.Promote(ctx, a); err == nil || !rotators.IsPermanent(err) {
+				t.Errorf("promoting over it: %v", err)
+			}
+			if !f.Current().Equal(other) {
+				t.Error("it is gone")
+			}
+			a = load(t, ctx, f, token)
+			if a.State != rotation.Superseded {
+				t.Errorf("the state is %s", a.State)
+			}
+			var left []string
+			for value, err := range f.Store.Leftovers(ctx, a) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				left = append(left, value.Reveal())
+			}
+			if !slices.Equal(left, []string{next.Reveal()}) {
+				t.Errorf("%d values are left over, want the one that was never promoted", len(left))
+			}
+		}},
+		{"retirement is recorded before promotion and after it is done", func(t *testing.T, ctx context.Context, f Fixture) {
+			token := f.Begin()
+			a := load(t, ctx, f, token)
+			if err := f.Store.PutPending(ctx, a, next); err != nil {
+				t.Fatal(err)
+			}
+			a.Tags.Retire = a.Current
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+			a = load(t, ctx, f, token)
+			if a.Tags.Retire == "" || f.Tags()[rotation.TagRetire] != a.Tags.Retire {
+				t.Fatalf("the tags are %v", f.Tags())
+			}
+			want(t, f, a, rotation.PreviousValue, f.First)
+			retired := a.Tags.Retire
+			if err := f.Store.Retired(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+			if tags := f.Tags(); tags[rotation.TagRetired] != retired || tags[rotation.TagRetire] != "" {
+				t.Errorf("the tags are %v", tags)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.run(t, t.Context(), newFixture(t)) })
+	}
+}
+
+func load(t *testing.T, ctx context.Context, f Fixture, token string) *rotation.Attempt {
+	t.Helper()
+	a, err := f.Store.Load(ctx, f.ID, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func want(t *testing.T, f Fixture, a *rotation.Attempt, which rotation.Which, value rotators.Secret) {
+	t.Helper()
+	got, err := f.Store.Value(t.Context(), a, which)
+	if err != nil || !got.Equal(value) {
+		t.Errorf("value %d is %q (%v), want %q", which, got.Reveal(), err, value.Reveal())
+	}
+}
