@@ -1,0 +1,404 @@
+// Package localaws is AWS on the laptop: an [http.Handler] that speaks the wire
+// protocol of the calls rekey makes, in memory, so that the real SDK, the real
+// AWS CLI and the shipped Lambda functions run against it unchanged
+// (AWS_ENDPOINT_URL). It is for rekey's tests and for "rekey local"; nothing
+// that runs on AWS imports it.
+//
+// It speaks Secrets Manager, and what rekey needs of KMS and STS, and holds to
+// what AWS documents: labels, empty pending versions, idempotence by token,
+// quotas, errors. RotateSecret really invokes the rotation function. Where AWS
+// documents nothing, a comment says what was chosen. A call it does not speak is
+// refused by name.
+//
+// What it leaves out: signatures are not checked (a request must carry an
+// Authorization header, that is all), there are no permissions and no resource
+// policies, nothing is encrypted (a key only has a state), secrets are not
+// replicated (AddReplicaRegions is ignored), rotation schedules are validated
+// and shown but start nothing, and what is scheduled for deletion is never
+// deleted.
+package localaws
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Function is a Lambda function. Invoke runs it once; a non-nil error says that
+// the function failed. What it returns is not looked at, as on AWS.
+type Function interface {
+	Invoke(ctx context.Context, payload []byte) ([]byte, error)
+}
+
+// Call is one call that reached the server.
+type Call struct {
+	Service   string // "secretsmanager", "kms" or "sts"
+	Operation string // AWS's name: "GetSecretValue"
+	N         int    // its place among all calls; 1 is the first
+}
+
+// Fault is what goes wrong with a call.
+type Fault int
+
+const (
+	// None: the call is answered as AWS would.
+	None Fault = iota
+	// RefuseBefore: the call has no effect and fails with AccessDeniedException,
+	// which SDKs do not retry.
+	RefuseBefore
+	// Throttle: the call has no effect and fails with ThrottlingException, which
+	// SDKs retry.
+	Throttle
+	// LoseReply: the call has its effect, then the connection drops. SDKs retry.
+	LoseReply
+	// Lag: the call has its effect and is answered, but GetSecretValue does not
+	// find the value it stored before CatchUp is called.
+	Lag
+)
+
+// Config says what a Server is. The zero Config is a whole one.
+type Config struct {
+	Region  string // "": us-east-1
+	Account string // "": 000000000000
+	// Functions are the Lambda functions there are, by name.
+	Functions map[string]Function
+	// Fault decides what goes wrong with each call; nil: nothing. It may be
+	// called by several requests at once.
+	Fault func(Call) Fault
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+	// Pause waits between two tries of a rotation and ends the rotation by
+	// returning an error; nil: really waits.
+	Pause func(ctx context.Context, d time.Duration) error
+	// Log gets one line per rotation step; nil: none. No line holds a value.
+	Log *slog.Logger
+}
+
+// Server is AWS on the laptop. Make one with New, serve it on a loopback
+// address, Close it at the end.
+type Server struct {
+	config     Config
+	operations map[string]operation
+
+	stop context.CancelCauseFunc // ends every rotation
+	life context.Context         // ends with stop
+	runs sync.WaitGroup          // running rotations
+
+	// mu guards all that follows, secrets and keys to the last field. It is held
+	// for the whole of an operation and never while a Function, Config.Fault or
+	// Config.Pause runs.
+	mu        sync.Mutex
+	calls     []Call
+	functions map[string]Function
+	secrets   map[string]*secret // by name
+	arns      map[string]*secret
+	keys      map[string]*key // by id
+}
+
+// New returns a Server without secrets and keys.
+func New(config Config) *Server {
+	if config.Region == "" {
+		config.Region = "us-east-1"
+	}
+	if config.Account == "" {
+		config.Account = "000000000000"
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	if config.Pause == nil {
+		config.Pause = wait
+	}
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		config:     config,
+		operations: map[string]operation{},
+		functions:  map[string]Function{},
+		secrets:    map[string]*secret{},
+		arns:       map[string]*secret{},
+		keys:       map[string]*key{},
+	}
+	s.life, s.stop = context.WithCancelCause(context.Background())
+	maps.Copy(s.functions, config.Functions)
+	maps.Copy(s.operations, s.secretsManagerOperations())
+	maps.Copy(s.operations, s.kmsOperations())
+	maps.Copy(s.operations, s.stsOperations())
+	return s
+}
+
+// Handle adds a function, or replaces the one of that name. It is for functions
+// that must know the server's address first.
+func (s *Server) Handle(name string, f Function) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.functions[name] = f
+}
+
+// FunctionARN returns the ARN of the function of that name.
+func (s *Server) FunctionARN(name string) string {
+	return s.arn("lambda", "function:"+name)
+}
+
+// Calls returns every call so far, in order. Calls the server does not speak, or
+// refused for want of an Authorization header, are not among them.
+func (s *Server) Calls() []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// CatchUp ends the Lag of every value stored so far.
+func (s *Server) CatchUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sec := range s.secrets {
+		for _, v := range sec.versions {
+			v.lagging = false
+		}
+	}
+}
+
+// Close stops running rotations and waits for them. The server goes on answering
+// calls, but starts no rotation any more.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.stop(errClosed)
+	s.mu.Unlock()
+	s.runs.Wait()
+}
+
+func (s *Server) arn(service, resource string) string {
+	return strings.Join([]string{"arn:aws", service, s.config.Region, s.config.Account, resource}, ":")
+}
+
+// call is what an operation is told about the request besides its input.
+type call struct {
+	now time.Time
+	lag bool
+}
+
+// operation carries out one call; s.mu is held. A non-nil error has had no
+// effect. What is returned is encoded before s.mu is let go.
+type operation func(c call, body []byte) (any, error)
+
+// decoded makes an operation of a method that takes the decoded JSON input.
+func decoded[In any](f func(call, In) (any, error)) operation {
+	return func(c call, body []byte) (any, error) {
+		var in In
+		if err := json.Unmarshal(body, &in); err != nil {
+			// The decoder's error may quote the input, and the input may be a secret.
+			return nil, &apiError{code: "SerializationException", message: "the request is not the JSON this operation takes"}
+		}
+		return f(c, in)
+	}
+}
+
+// maxBody is above any request AWS accepts: the largest holds a secret of 64 KiB,
+// up to six times longer as escaped JSON.
+const maxBody = 1 << 20
+
+// ServeHTTP answers one call.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		http.Error(w, "the request could not be read", http.StatusRequestEntityTooLarge)
+		return
+	}
+	service, name, p := target(r, body)
+	w.Header().Set("X-Amzn-Requestid", newUUID())
+	if r.Header.Get("Authorization") == "" {
+		p.fail(w, p.missingToken())
+		return
+	}
+	op, ok := s.operations[service+"."+name]
+	if !ok {
+		p.fail(w, p.unknown(service, name))
+		return
+	}
+	fault := s.count(service, name)
+	switch fault {
+	case RefuseBefore:
+		p.fail(w, &apiError{code: p.accessDenied(), message: "localaws refused this call because its Config.Fault said so"})
+		return
+	case Throttle:
+		p.fail(w, &apiError{code: p.throttled(), message: "Rate exceeded"})
+		return
+	}
+	reply, err := s.do(op, call{now: s.config.Now(), lag: fault == Lag}, body, p)
+	if fault == LoseReply {
+		panic(http.ErrAbortHandler) // net/http drops the connection and logs nothing
+	}
+	if err != nil {
+		p.fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", p.contentType())
+	_, _ = w.Write(reply)
+}
+
+// count writes the call down and asks what goes wrong with it.
+func (s *Server) count(service, operation string) Fault {
+	s.mu.Lock()
+	c := Call{Service: service, Operation: operation, N: len(s.calls) + 1}
+	s.calls = append(s.calls, c)
+	s.mu.Unlock()
+	if s.config.Fault == nil {
+		return None
+	}
+	return s.config.Fault(c)
+}
+
+func (s *Server) do(op operation, c call, body []byte, p protocol) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out, err := op(c, body)
+	if err != nil {
+		return nil, err
+	}
+	return p.encode(out)
+}
+
+// protocol is one of the two ways AWS's services talk.
+type protocol string
+
+const (
+	jsonProtocol  protocol = "json"  // JSON 1.1: Secrets Manager, KMS
+	queryProtocol protocol = "query" // form in, XML out: STS
+)
+
+// target finds out which operation of which service is called. JSON services say
+// it in a header, query services in the form; of the latter only STS is spoken.
+func target(r *http.Request, body []byte) (service, operation string, p protocol) {
+	if t := r.Header.Get("X-Amz-Target"); t != "" {
+		service, operation, _ = strings.Cut(t, ".")
+		if service == "TrentService" {
+			service = "kms"
+		}
+		return service, operation, jsonProtocol
+	}
+	form, err := url.ParseQuery(string(body))
+	if err == nil && form.Has("Action") {
+		return "sts", form.Get("Action"), queryProtocol
+	}
+	return r.Method, r.URL.Path, jsonProtocol
+}
+
+func (p protocol) contentType() string {
+	if p == queryProtocol {
+		return "text/xml"
+	}
+	return "application/x-amz-json-1.1"
+}
+
+func (p protocol) encode(out any) ([]byte, error) {
+	if p == queryProtocol {
+		return xml.Marshal(out)
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(out); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// The same refusals have other names in the query protocol.
+
+func (p protocol) accessDenied() string {
+	if p == queryProtocol {
+		return "AccessDenied"
+	}
+	return "AccessDeniedException"
+}
+
+func (p protocol) throttled() string {
+	if p == queryProtocol {
+		return "Throttling"
+	}
+	return "ThrottlingException"
+}
+
+func (p protocol) missingToken() error {
+	if p == queryProtocol {
+		return &apiError{status: http.StatusForbidden, code: "MissingAuthenticationToken", message: "Request is missing Authentication Token"}
+	}
+	return &apiError{code: "MissingAuthenticationTokenException", message: "Missing Authentication Token"}
+}
+
+func (p protocol) unknown(service, operation string) error {
+	code := "UnknownOperationException"
+	if p == queryProtocol {
+		code = "InvalidAction"
+	}
+	return &apiError{code: code, message: fmt.Sprintf("localaws does not speak %s %s", service, operation)}
+}
+
+// fail answers with err the way the service would.
+func (p protocol) fail(w http.ResponseWriter, err error) {
+	e := &apiError{status: http.StatusInternalServerError, code: "InternalServiceError", message: err.Error()}
+	errors.As(err, &e)
+	var out any = struct {
+		Type    string `json:"__type"`
+		Message string
+	}{e.code, e.message}
+	if p == queryProtocol {
+		out = errorResponse{Type: "Sender", Code: e.code, Message: e.message}
+	}
+	w.Header().Set("Content-Type", p.contentType())
+	w.Header().Set("X-Amzn-Errortype", e.code)
+	if e.status == 0 {
+		e.status = http.StatusBadRequest
+	}
+	w.WriteHeader(e.status)
+	body, _ := p.encode(out) // two strings always encode
+	_, _ = w.Write(body)
+}
+
+type errorResponse struct {
+	XMLName xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ ErrorResponse"`
+	Type    string   `xml:"Error>Type"`
+	Code    string   `xml:"Error>Code"`
+	Message string   `xml:"Error>Message"`
+}
+
+// apiError is an error AWS answers with. The message never holds a value.
+type apiError struct {
+	status        int // HTTP; 0: 400, as AWS answers nearly all of them
+	code, message string
+}
+
+func (e *apiError) Error() string { return e.code + ": " + e.message }
+
+// epoch is a time as JSON 1.1 writes it: seconds since 1970, to the millisecond.
+type epoch struct{ time.Time }
+
+// MarshalJSON implements json.Marshaler.
+func (e epoch) MarshalJSON() ([]byte, error) {
+	ms := e.UnixMilli()
+	return fmt.Appendf(nil, "%d.%03d", ms/1000, ms%1000), nil
+}
+
+// newUUID returns a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
