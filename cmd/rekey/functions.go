@@ -10,7 +10,7 @@ import (
 )
 
 // functionsUsage describes the --functions flag, which two commands have.
-const functionsUsage = "the `DIR` that holds NAME/bootstrap for each function; if not given, that of the rekey program"
+const functionsUsage = "the `DIR` with NAME/bootstrap for each function (default: where rekey is)"
 
 // functionsDir returns dir or, if that is empty, the folder make build puts the
 // functions in: that of this program.

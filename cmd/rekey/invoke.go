@@ -17,7 +17,7 @@ import (
 func invokeCommand() *command {
 	return &command{
 		name: "invoke",
-		args: "FUNCTION EVENT.json",
+		args: "[flags] FUNCTION EVENT.json",
 		what: "run a function once with an event, as Lambda would",
 		help: `
 Runs a built function once, as Lambda would, with the event in a file, or on
@@ -40,7 +40,7 @@ others.`,
 func invoke(ctx context.Context, c *call) int {
 	flags := new(flag.FlagSet)
 	dir := flags.String("functions", "", functionsUsage)
-	timeout := flags.Duration("timeout", 30*time.Second, "the `TIME` after which the function is killed, as in 10s or 2m; if not given, 30s")
+	timeout := flags.Duration("timeout", 30*time.Second, "the `TIME` after which the function is killed (default 30s)")
 	args, status, ok := c.parse(flags, 2)
 	if !ok {
 		return status

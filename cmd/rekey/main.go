@@ -26,7 +26,7 @@ type command struct {
 	name string
 	what string // in one line
 	help string // the rest, after the usage line
-	args string // the usage line, after the name
+	args string // the usage line after the name; "" if nothing may follow it
 	run  func(context.Context, *call) int
 }
 
@@ -39,7 +39,7 @@ type call struct {
 }
 
 func commands() []*command {
-	return []*command{invokeCommand(), versionCommand()}
+	return []*command{localCommand(), invokeCommand(), versionCommand()}
 }
 
 func main() {
@@ -104,7 +104,7 @@ func (c *call) parse(flags *flag.FlagSet, arguments int) (rest []string, status 
 		rest, args = append(rest, args[0]), args[1:]
 	}
 	if len(rest) != arguments {
-		return nil, c.misuse("%d arguments are given, %d are needed: %s", len(rest), arguments, c.command.usageLine()), false
+		return nil, c.misuse("wrong number of arguments: %d, not %d; usage: %s", len(rest), arguments, c.command.usageLine()), false
 	}
 	return rest, succeeded, true
 }

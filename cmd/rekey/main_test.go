@@ -53,17 +53,20 @@ func TestUsage(t *testing.T) {
 		{"", misused, "", "rekey invoke   run a function once"},
 		{"help", succeeded, "rekey invoke   run a function once", ""},
 		{"--help", succeeded, "rekey invoke   run a function once", ""},
-		{"help invoke", succeeded, "usage: rekey invoke FUNCTION EVENT.json\n", ""},
+		{"help invoke", succeeded, "usage: rekey invoke [flags] FUNCTION EVENT.json\n", ""},
 		{"invoke --help", succeeded, "  --timeout TIME     the TIME after which", ""},
+		{"help local", succeeded, "usage: rekey local [flags]\n", ""},
 		{"rotate", misused, "", "there is no command \"rotate\"\n\nrekey runs"},
 		{"version", succeeded, " " + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH + "\n", ""},
-		{"version now", misused, "", "1 arguments are given, 0 are needed"},
-		{"invoke secret-rotator", misused, "", "are needed: rekey invoke FUNCTION EVENT.json\n"},
+		{"version now", misused, "", "wrong number of arguments: 1, not 0; usage: rekey version\n"},
+		{"invoke secret-rotator", misused, "", "wrong number of arguments: 1, not 2; usage: rekey invoke [flags] FUNCTION EVENT.json\n"},
 		{"invoke a b --colour", misused, "", "flag provided but not defined: -colour\nsee: rekey help invoke\n"},
 		{"invoke a b --timeout 0s", misused, "", "--timeout is 0s"},
 		{"invoke secret-rotator - --functions /nowhere", misused, "", "no function at /nowhere/secret-rotator/bootstrap; run `make build`"},
 		{"invoke ./main.go/bootstrap -", misused, "", "main.go/bootstrap: not a directory"},
 		{"invoke ../rekey -", misused, "", "is not a bootstrap file"},
+		{"local --port 99999 --functions " + build, failed, "", "invalid port; choose another with --port"},
+		{"local --functions /nowhere", misused, "", "there are no functions in /nowhere; run `make build`"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {

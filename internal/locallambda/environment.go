@@ -165,8 +165,8 @@ func (f *Function) environ(address string) []string {
 	return append(env, f.config.Env...)
 }
 
-// run hands call to the process and returns its result. It returns errNotTaken
-// if the process exits first, and leaves the process idle or dead.
+// run hands call to the process and returns its result, or errNotTaken if the
+// process exits before it polls for it. After it the process is idle or gone.
 func (e *environment) run(ctx context.Context, call *invocation) ([]byte, error) {
 	timeout := e.f.config.Timeout
 	call.deadline = time.Now().Add(timeout)

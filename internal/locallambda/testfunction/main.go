@@ -22,6 +22,7 @@ import (
 type event struct {
 	Do   string // what to do; handle lists it
 	Text string // what to do it with
+	Step string // set in a rotation event, which is agreed to
 }
 
 func main() {
@@ -40,6 +41,10 @@ func main() {
 }
 
 func handle(ctx context.Context, e event) (any, error) {
+	if e.Step != "" {
+		fmt.Println("the function was asked to", e.Step)
+		return nil, nil
+	}
 	switch e.Do {
 	case "echo":
 		return e.Text, nil
