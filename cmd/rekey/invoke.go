@@ -1,0 +1,100 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/rekeyhq/rekey/internal/locallambda"
+)
+
+func invokeCommand() *command {
+	return &command{
+		name: "invoke",
+		args: "[flags] FUNCTION EVENT.json",
+		what: "run a function once with an event, as Lambda would",
+		help: `
+Runs a built function once, as Lambda would, with the event in a file, or on
+stdin if the file is "-". FUNCTION is its name or the path of its bootstrap file.
+The response is printed on stdout and the function's log on stderr. If the
+function fails, stdout gets the error as Lambda reports it, and the exit status
+is 1. It is 2 if there was nothing to run.
+
+  AWS_PROFILE=dev rekey invoke secret-rotator events/create-secret.json
+
+The function acts on the AWS that your environment names: it gets your AWS_*
+variables (credentials, AWS_PROFILE, AWS_ENDPOINT_URL*, AWS_CA_BUNDLE, ...; the
+region is AWS_REGION, else AWS_DEFAULT_REGION, else us-east-1), HOME, REKEY_*,
+EXCLUDE_*, PASSWORD_LENGTH, SSL_CERT_FILE, SSL_CERT_DIR, PATH and TMPDIR, and no
+others.`,
+		run: invoke,
+	}
+}
+
+func invoke(ctx context.Context, c *call) int {
+	flags := new(flag.FlagSet)
+	dir := flags.String("functions", "", functionsUsage)
+	timeout := flags.Duration("timeout", 30*time.Second, "the `TIME` after which the function is killed (default 30s)")
+	args, status, ok := c.parse(flags, 2)
+	if !ok {
+		return status
+	}
+	if *timeout <= 0 {
+		return c.misuse("--timeout is %v; it must be more than nothing", *timeout)
+	}
+	name, bootstrap, err := findFunction(args[0], *dir)
+	if err != nil {
+		return c.misuse("%v", err)
+	}
+	event, err := readEvent(args[1], c.stdin)
+	if err != nil {
+		return c.misuse("%v", err)
+	}
+
+	function := locallambda.New(locallambda.Config{
+		Name:      name,
+		Bootstrap: bootstrap,
+		Region:    cmp.Or(os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION")),
+		Env:       append(callersAWS(), callersVariables()...),
+		Timeout:   *timeout,
+		Log:       c.stderr,
+	})
+	response, err := function.Invoke(ctx, event)
+	// The log is complete when the process is gone; the verdict comes after it.
+	function.Close()
+	if err != nil {
+		if lambdaError, ok := errors.AsType[*locallambda.FunctionError](err); ok {
+			json.NewEncoder(c.stdout).Encode(lambdaError)
+			err = fmt.Errorf("%s failed: %w", name, err)
+		}
+		return c.fail(err)
+	}
+	fmt.Fprintf(c.stdout, "%s\n", response)
+	return succeeded
+}
+
+// readEvent reads a JSON event from a file, or from stdin if file is "-".
+func readEvent(file string, stdin io.Reader) ([]byte, error) {
+	var event []byte
+	var err error
+	if file == "-" {
+		file = "stdin"
+		event, err = io.ReadAll(stdin)
+	} else {
+		event, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the event: %v", err)
+	}
+	var value json.RawMessage
+	if err := json.Unmarshal(event, &value); err != nil {
+		return nil, fmt.Errorf("the event in %s is not JSON: %v", file, err)
+	}
+	return event, nil
+}

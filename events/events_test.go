@@ -1,0 +1,54 @@
+// Package events_test checks the event files in this folder, which are for
+// `rekey invoke` and `sam local invoke`.
+package events_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-lambda-go/events"
+)
+
+func TestRotationEvents(t *testing.T) {
+	files, err := filepath.Glob("*-secret.json")
+	if err != nil || len(files) != 4 {
+		t.Fatalf("found %v, %v; want one file for each of the four steps", files, err)
+	}
+	var first events.SecretsManagerSecretRotationEvent
+	withRotationToken := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var event events.SecretsManagerSecretRotationEvent
+		decoder := json.NewDecoder(bytes.NewReader(data))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&event); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		if want := strings.TrimSuffix(file, "-secret.json") + "Secret"; event.Step != want {
+			t.Errorf("%s: step is %q, want %q", file, event.Step, want)
+		}
+		if first.Step == "" {
+			first = event
+		}
+		if event.SecretID == "" || event.SecretID != first.SecretID {
+			t.Errorf("%s: secret is %q, want %q as in %s", file, event.SecretID, first.SecretID, files[0])
+		}
+		// 32 to 64 characters are what RotateSecret takes.
+		if n := len(event.ClientRequestToken); n < 32 || n > 64 || event.ClientRequestToken != first.ClientRequestToken {
+			t.Errorf("%s: token is %q, want %q as in %s", file, event.ClientRequestToken, first.ClientRequestToken, files[0])
+		}
+		if event.RotationToken != "" {
+			withRotationToken++
+		}
+	}
+	if withRotationToken == 0 || withRotationToken == len(files) {
+		t.Errorf("%d of %d events carry a RotationToken, want some with and some without", withRotationToken, len(files))
+	}
+}
