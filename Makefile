@@ -1,0 +1,85 @@
+# make help lists the targets. Every target sets up what it needs.
+
+FUNCTIONS := $(notdir $(patsubst %/main.go,%,$(wildcard functions/*/main.go)))
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# How functions are compiled: a static file, without the RPC that only the
+# retired go1.x runtime used, without local paths and debugging tables.
+GOBUILD := CGO_ENABLED=0 go build -tags lambda.norpc -trimpath -ldflags='-s -w'
+
+# Tools, by version, run through the module proxy; none of them is installed.
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
+
+.DEFAULT_GOAL := help
+.PHONY: help build package test test-race test-moto lint verify bench demo tools clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## compile the functions and the rekey command for this machine, into build/
+	@for f in $(FUNCTIONS); do \
+		$(GOBUILD) -o build/$$f/bootstrap ./functions/$$f || exit 1; done
+	@$(GOBUILD) -o build/rekey ./cmd/rekey
+
+package: ## make dist/FUNCTION.zip for Lambda (arm64)
+	@mkdir -p dist
+	@for f in $(FUNCTIONS); do \
+		GOOS=linux GOARCH=arm64 $(GOBUILD) -o dist/$$f/bootstrap ./functions/$$f && \
+		$(ZIP) -o dist/$$f.zip dist/$$f/bootstrap || exit 1; done
+	@ls -l dist/*.zip
+
+# SAM calls build-<resource> for each function with BuildMethod: makefile.
+build-SecretRotator:
+	GOOS=linux GOARCH=arm64 $(GOBUILD) -o $(ARTIFACTS_DIR)/bootstrap ./functions/secret-rotator
+
+demo: tools-postgres build ## rotate a password of a real PostgreSQL through the shipped function
+	@go run ./internal/demo
+
+test: tools build lint verify ## run every test; installs what they need
+	go test ./...
+
+test-race: tools ## the tests once more under the race detector (needs a C compiler)
+	go test -race ./...
+
+test-moto: tools build ## the shipped function against moto, another implementation of AWS
+	@command -v moto_server >/dev/null || python3 -m pip install 'moto[server]'
+	go test -tags moto -run Moto -v ./functions
+
+lint: ## gofmt, vet and staticcheck
+	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go vet -tags moto ./functions
+	$(STATICCHECK) ./...
+
+verify: ## check that go.mod is tidy and that no shipped program links package testing
+	go mod tidy -diff
+	@for p in $(FUNCTIONS:%=./functions/%) ./cmd/rekey; do \
+		if go list -deps $$p | grep -qx testing; then echo "$$p links package testing"; exit 1; fi; done
+
+bench: tools build ## measure what BENCHMARKS.md reports
+	go test -run '^$$' -bench . -benchtime 20x ./internal/bench
+	@$(MAKE) --no-print-directory package
+
+# The tests' servers and tools. A tool that is there is left alone.
+tools: tools-postgres tools-aws
+
+tools-postgres:
+	@ls $${REKEY_POSTGRES_BIN:-/nowhere}/initdb /usr/lib/postgresql/*/bin/initdb 2>/dev/null | grep -q . || \
+		command -v initdb >/dev/null || $(call install,postgresql)
+
+tools-aws:
+	@command -v aws >/dev/null || $(call install,awscli)
+
+# install PACKAGE by the system's package manager, as root or through sudo.
+define install
+{ echo "installing $(1)"; \
+  if command -v apt-get >/dev/null; then \
+    SUDO=; [ "$$(id -u)" = 0 ] || SUDO=sudo; \
+    $$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install --yes -qq $(1); \
+  elif command -v brew >/dev/null; then brew install $(1); \
+  else echo "install $(1) with your package manager"; exit 1; fi; }
+endef
+
+clean: ## remove what the other targets made
+	rm -rf build dist
