@@ -300,7 +300,9 @@ func TestLimits(t *testing.T) {
 
 	c = newCloud(t, localaws.Config{Now: func() time.Time { mu.Lock(); defer mu.Unlock(); return now }})
 	c.create()
-	for i := range 99 {
+	must(t, c.move("KEEP", "", "a"))
+	must(t, c.put("b"))
+	for i := range 98 {
 		must(t, put(secretsmanager.PutSecretValueInput{SecretString: aws.String(fmt.Sprint(i))}))
 	}
 	want[*types.LimitExceededException](t, "the 101st version of one day", put(secretsmanager.PutSecretValueInput{SecretString: aws.String("x")}))
@@ -308,8 +310,11 @@ func TestLimits(t *testing.T) {
 	now = now.Add(24 * time.Hour)
 	mu.Unlock()
 	must(t, put(secretsmanager.PutSecretValueInput{SecretString: aws.String("x")}))
-	_, err = c.get("a", "")
-	want[*types.ResourceNotFoundException](t, "the oldest version, after a day", err)
+	_, err = c.get("b", "")
+	want[*types.ResourceNotFoundException](t, "the oldest version without a label, after a day", err)
+	if _, err := c.get("a", "KEEP"); err != nil {
+		t.Errorf("the oldest version, which has a label: %v", err)
+	}
 }
 
 func TestWhoMayWrite(t *testing.T) {

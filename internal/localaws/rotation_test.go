@@ -261,9 +261,16 @@ func TestOneRotationAtATime(t *testing.T) {
 	c := newCloud(t, localaws.Config{})
 	started, release := make(chan struct{}), make(chan struct{})
 	r := c.install(func(e events.SecretsManagerSecretRotationEvent) error {
-		if e.Step == "createSecret" {
+		switch e.Step {
+		case "createSecret":
 			close(started) // a second createSecret would panic here
 			<-release
+		case "finishSecret":
+			// Promoted already, but not over: nothing is pending any more.
+			if err := c.move("AWSCURRENT", "a", e.ClientRequestToken[:1]); err != nil {
+				return err
+			}
+			want[*types.InvalidRequestException](t, "while finishSecret runs", c.rotate("z", nil))
 		}
 		return nil
 	})
