@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
-	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
@@ -924,7 +923,7 @@ func invalidParameter(format string, args ...any) error {
 
 // validation is how AWS's front end refuses input before the service sees it.
 func validation(format string, args ...any) error {
-	return &apiError{status: http.StatusBadRequest, code: "ValidationException", message: fmt.Sprintf(format, args...)}
+	return &apiError{code: "ValidationException", message: fmt.Sprintf(format, args...)}
 }
 
 func tokenInUse(token string, sec *secret) error {
