@@ -300,7 +300,7 @@ func testRefusesAWrongValue(t *testing.T, newHarness maker) error {
 	}
 	switch err := tr.step(ctx, rotation.TestSecret); {
 	case err == nil:
-		return errors.New("Test passes for a value the target does not accept")
+		return errors.New("this Test passes for a value the target does not accept")
 	case !rotators.IsRefused(err):
 		return fmt.Errorf("the target refuses the value, and Test's error is not Refused: %w", err)
 	}
