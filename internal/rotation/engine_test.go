@@ -280,10 +280,9 @@ func TestAPanicIsAStepErrorAndTheLogHasItsStack(t *testing.T) {
 	store := memstore.New(rotators.NewSecret(first), nil)
 	store.Begin(token)
 	var log bytes.Buffer
+	var none []int
 	e := engine(&spy{create: func(rotators.Rotation) (rotators.Secret, error) {
-		var m map[string]int
-		m["x"] = 1
-		return rotators.Secret{}, nil
+		return rotators.Secret{}, fmt.Errorf("%d", none[1])
 	}})
 	e.Log = slog.New(slog.NewJSONHandler(&log, nil))
 	err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
