@@ -87,7 +87,7 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 	case wrongMethod(err) && l.Plaintext:
 		return rotators.Permanent(because("%s does not ask user %q for SCRAM, and without TLS nothing else is answered: remove \"ssl\": false from the secret, or have the server ask for scram-sha-256", where, l.User))
 	case wrongMethod(err):
-		return rotators.Permanent(because("%s does not ask user %q for a password, which then proves nothing: have pg_hba.conf ask for scram-sha-256", where, l.User))
+		return rotators.Permanent(because("%s asks user %q for something other than a password, or for nothing, so a login proves nothing: have pg_hba.conf ask for scram-sha-256", where, l.User))
 	case errors.As(err, &dns):
 		return because("the host name %q cannot be resolved: correct the field \"host\", or let the function use the DNS that knows it: %v", l.Host, dns)
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -132,6 +132,9 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 // wrongMethod tells whether the driver broke off a login because the server did
 // not ask for an allowed proof. The driver has no type for it.
 func wrongMethod(err error) bool {
+	if e := (*explained)(nil); errors.As(err, &e) {
+		err = e.cause
+	}
 	return err != nil && strings.Contains(err.Error(), "authentication method requirement")
 }
 

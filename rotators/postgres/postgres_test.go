@@ -80,14 +80,12 @@ func TestRoleSettings(t *testing.T) {
 	exec(t, secure, "CREATE ROLE owner")
 	t.Cleanup(func() { exec(t, secure, "DROP ROLE owner") })
 	for user, settings := range map[string][]string{
-		"becomes":   {"GRANT owner TO becomes", "ALTER ROLE becomes SET role TO owner"},
-		"readonly":  {"ALTER ROLE readonly SET default_transaction_read_only TO on"},
-		"quotes":    {"ALTER ROLE quotes SET standard_conforming_strings TO off", "ALTER ROLE quotes SET quote_all_identifiers TO on"},
-		"lonely":    {"ALTER ROLE lonely CONNECTION LIMIT 2"},
-		"serial":    {"ALTER ROLE serial SET default_transaction_isolation TO serializable", "ALTER ROLE serial SET default_transaction_deferrable TO on"},
-		"md5":       {"SET password_encryption TO md5; ALTER ROLE md5 PASSWORD 'before'"},
-		"cleartext": {},
-		"tlsonly":   {},
+		"becomes":  {"GRANT owner TO becomes", "ALTER ROLE becomes SET role TO owner"},
+		"readonly": {"ALTER ROLE readonly SET default_transaction_read_only TO on"},
+		"quotes":   {"ALTER ROLE quotes SET standard_conforming_strings TO off", "ALTER ROLE quotes SET quote_all_identifiers TO on"},
+		"lonely":   {"ALTER ROLE lonely CONNECTION LIMIT 2"},
+		"serial":   {"ALTER ROLE serial SET default_transaction_isolation TO serializable", "ALTER ROLE serial SET default_transaction_deferrable TO on"},
+		"tlsonly":  {},
 	} {
 		t.Run(user, func(t *testing.T) {
 			current := newUser(t, secure, user, "before")
@@ -99,6 +97,26 @@ func TestRoleSettings(t *testing.T) {
 				t.Error("the old password still works")
 			}
 		})
+	}
+}
+
+// TestOldMethods rotates users whose passwords are stored as MD5 hashes and asked
+// for in the clear or as such.
+func TestOldMethods(t *testing.T) {
+	for _, user := range []string{"md5", "cleartext"} {
+		for _, password := range []string{"before", "\u2168"} { // SASLprep would make it IX
+			t.Run(user+" "+password, func(t *testing.T) {
+				current := newUser(t, secure, user, password)
+				exec(t, secure, "SET password_encryption TO md5; ALTER ROLE "+user+" PASSWORD '"+password+"'")
+				rotate(t, new(wire).rotator(), current)
+				if accepts(t, current) {
+					t.Error("the old password still works")
+				}
+				if _, refused := logins(secure, user); refused == 0 {
+					t.Error("the old password was not asked for")
+				}
+			})
+		}
 	}
 }
 

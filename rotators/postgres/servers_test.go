@@ -20,6 +20,7 @@ import (
 
 	"github.com/rekeyhq/rekey/internal/servers"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
 )
 
 var awsConfig aws.Config
@@ -61,8 +62,8 @@ func withServers(m *testing.M) (int, error) {
 		o      servers.PostgresOptions
 	}{
 		{&secure, servers.PostgresOptions{Certificate: trusted, HBA: []string{
-			"host all md5,md5ü all md5",
-			"host all cleartext,cleartextü all password",
+			"host all md5 all md5",
+			"host all cleartext all password",
 			"host all trusting all trust",
 			"host all rejected all reject",
 			"hostssl all tlsonly all scram-sha-256",
@@ -136,6 +137,17 @@ func value(s *servers.PostgresServer, name, password string, more ...string) rot
 	}
 	text, _ := json.Marshal(fields)
 	return rotators.NewSecret(string(text))
+}
+
+// loginOf returns the login that a secret for the server without TLS stands for.
+func loginOf(t *testing.T, value rotators.Secret) database.Login {
+	t.Helper()
+	user, err := value.Field("username")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return database.Login{Host: "localhost", Port: plain.Port, User: user.Reveal(), Database: "postgres",
+		Password: rotators.NewSecret(password(t, value)), Plaintext: true}
 }
 
 // with returns value with another password.
