@@ -1,0 +1,282 @@
+package servers
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// PostgresOptions says what is special about a server. The zero value is a
+// server without TLS that asks everybody for SCRAM.
+type PostgresOptions struct {
+	Certificate *Certificate // nil: no TLS
+	Conf        []string     // more lines of postgresql.conf: "max_connections = 5"
+	HBA         []string     // lines of pg_hba.conf for network logins, before "host all all all scram-sha-256"
+	Standby     bool         // in recovery for good, as a read replica is
+}
+
+// PostgresServer is a running server. It logs every connection and every
+// statement, except those of the superuser's Exec.
+type PostgresServer struct {
+	Host     string
+	Port     int
+	User     string // a superuser
+	Password string
+
+	dir    string
+	keeper *exec.Cmd
+	hold   io.Closer // closing it has the keeper stop the server
+}
+
+// Postgres starts a PostgreSQL server. It uses the programs in the folder
+// REKEY_POSTGRES_BIN, else those on PATH, else the newest in
+// /usr/lib/postgresql. Call Stop when done; the server also stops when this
+// process ends without doing so.
+func Postgres(ctx context.Context, o PostgresOptions) (*PostgresServer, error) {
+	bin, err := postgresBin()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "rekey-postgres-")
+	if err != nil {
+		return nil, fmt.Errorf("making a folder for PostgreSQL: %w", err)
+	}
+	s := &PostgresServer{Host: "127.0.0.1", User: "postgres", Password: rand.Text(), dir: dir}
+	if err := s.start(ctx, bin, o); err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// StartPostgres starts a server for one test and stops it after it.
+func StartPostgres(t T, o PostgresOptions) *PostgresServer {
+	t.Helper()
+	s, err := Postgres(t.Context(), o)
+	if err != nil {
+		t.Fatalf("%v", err)
+		return nil
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// Stop stops the server and removes its folder.
+func (s *PostgresServer) Stop() {
+	if s.keeper != nil {
+		_ = s.hold.Close()
+		_ = s.keeper.Wait()
+	}
+	_ = os.RemoveAll(s.dir)
+}
+
+// Log returns what the server has logged so far. What it logs for a statement
+// or a login is there before the client has its answer.
+func (s *PostgresServer) Log() string {
+	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// Connect opens a superuser's session over the server's socket, which asks for
+// no password and whose statements are not logged.
+func (s *PostgresServer) Connect(ctx context.Context) (*pgconn.PgConn, error) {
+	cfg, err := pgconn.ParseConfig(fmt.Sprintf(
+		"host=%s port=%d user=%s dbname=postgres sslmode=disable options='-c log_statement=none -c log_min_error_statement=panic'",
+		s.dir, s.Port, s.User))
+	if err != nil {
+		return nil, err
+	}
+	return pgconn.ConnectConfig(ctx, cfg)
+}
+
+// Exec runs statements as the superuser, each in a transaction of its own.
+func (s *PostgresServer) Exec(ctx context.Context, statements ...string) error {
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	for _, sql := range statements {
+		if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOptions) error {
+	as, err := unprivileged()
+	if err != nil {
+		return err
+	}
+	if err := as.own(s.dir); err != nil {
+		return err
+	}
+	run := func(program string, args ...string) error {
+		argv := as.command(filepath.Join(bin, program), args...)
+		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+		cmd.Dir = s.dir
+		// A file, not a pipe: the server inherits it and would hold a pipe open.
+		out, err := os.Create(filepath.Join(s.dir, program+".out"))
+		if err != nil {
+			return err
+		}
+		defer out.Close()
+		cmd.Stdout, cmd.Stderr = out, out
+		if err := cmd.Run(); err != nil {
+			said, _ := os.ReadFile(out.Name())
+			return fmt.Errorf("%s failed: %w\n%s", program, err, said)
+		}
+		return nil
+	}
+	data := filepath.Join(s.dir, "data")
+	write := func(name string, lines ...string) error {
+		path := filepath.Join(s.dir, name)
+		if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
+			return err
+		}
+		return as.own(path)
+	}
+
+	if err := write("password", s.Password); err != nil {
+		return err
+	}
+	if err := run("initdb", "--pgdata", data, "--username", s.User, "--pwfile", filepath.Join(s.dir, "password"),
+		"--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale", "--no-sync", "--no-instructions"); err != nil {
+		return err
+	}
+
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	s.Port = port
+	conf := []string{
+		fmt.Sprintf("port = %d", s.Port),
+		"listen_addresses = '127.0.0.1'",
+		fmt.Sprintf("unix_socket_directories = '%s'", s.dir),
+		"password_encryption = 'scram-sha-256'",
+		"fsync = off",
+		"log_connections = on",
+		"log_statement = all",
+	}
+	if c := o.Certificate; c != nil {
+		conf = append(conf, "ssl = on", "ssl_cert_file = '../cert.pem'", "ssl_key_file = '../key.pem'")
+		if err := errors.Join(write("cert.pem", string(c.Cert)), write("key.pem", string(c.Key))); err != nil {
+			return err
+		}
+	}
+	hba := slices.Concat([]string{"local all " + s.User + " trust"}, o.HBA, []string{"host all all all scram-sha-256"})
+	if err := errors.Join(
+		write("data/postgresql.conf", append(conf, o.Conf...)...),
+		write("data/pg_hba.conf", hba...),
+	); err != nil {
+		return err
+	}
+	if o.Standby {
+		if err := write("data/standby.signal"); err != nil {
+			return err
+		}
+	}
+
+	// The keeper reads a pipe whose other end this process holds. The end of the
+	// process, orderly or not, closes it; then the keeper stops the server and
+	// removes the folder. A group of its own keeps Ctrl-C from it.
+	stop := as.command(filepath.Join(bin, "pg_ctl"), "stop", "--pgdata", data, "--mode", "immediate", "-w")
+	s.keeper = exec.Command("sh", append([]string{"-c", `dir=$1; shift; cat; "$@" >/dev/null 2>&1; rm -rf "$dir"`, "sh", s.dir}, stop...)...)
+	s.keeper.Dir = "/"
+	s.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	hold, err := s.keeper.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := s.keeper.Start(); err != nil {
+		return err
+	}
+	s.hold = hold
+
+	if err := run("pg_ctl", "start", "--pgdata", data, "--log", filepath.Join(s.dir, "log"), "-w"); err != nil {
+		return fmt.Errorf("%w%s", err, s.Log())
+	}
+	return nil
+}
+
+// postgresBin returns the folder with PostgreSQL's programs.
+func postgresBin() (string, error) {
+	for _, dir := range postgresBins() {
+		if _, err := os.Stat(filepath.Join(dir, "pg_ctl")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("there is no PostgreSQL server on this machine; run `make test`, which installs it, or: sudo apt-get install --yes postgresql")
+}
+
+// postgresBins returns the folders to look in, first choice first.
+func postgresBins() []string {
+	if dir := os.Getenv("REKEY_POSTGRES_BIN"); dir != "" {
+		return []string{dir}
+	}
+	version := func(dir string) int {
+		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(dir)))
+		return n
+	}
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
+	if path, err := exec.LookPath("initdb"); err == nil {
+		// What is on PATH may be a link out of the folder with the rest.
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			dirs = slices.Insert(dirs, 0, filepath.Dir(path))
+		}
+	}
+	return dirs
+}
+
+// account is who a server runs as.
+type account struct {
+	prefix   []string // what to put in front of a command to run it as them
+	uid, gid int      // -1: whoever this process is
+}
+
+// unprivileged returns this process's own account, unless that is root, as whom
+// PostgreSQL refuses to run.
+func unprivileged() (account, error) {
+	if os.Geteuid() != 0 {
+		return account{uid: -1, gid: -1}, nil
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		return account{}, fmt.Errorf("looking for a user to run PostgreSQL as: %w", err)
+	}
+	nogroup, err := user.LookupGroup("nogroup")
+	if err != nil {
+		return account{}, fmt.Errorf("looking for a group to run PostgreSQL as: %w", err)
+	}
+	a := account{prefix: []string{"setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"}}
+	var uidErr, gidErr error
+	a.uid, uidErr = strconv.Atoi(nobody.Uid)
+	a.gid, gidErr = strconv.Atoi(nogroup.Gid)
+	return a, errors.Join(uidErr, gidErr)
+}
+
+// command returns the argument list that runs program as the account.
+func (a account) command(program string, args ...string) []string {
+	return slices.Concat(a.prefix, []string{program}, args)
+}
+
+// own gives a file or folder to the account.
+func (a account) own(path string) error { return os.Chown(path, a.uid, a.gid) }

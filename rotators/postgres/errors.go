@@ -1,0 +1,144 @@
+package postgres
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
+)
+
+// The SQLSTATEs that have sentences of their own (PostgreSQL's manual,
+// appendix A).
+const (
+	invalidPassword      = "28P01"
+	invalidAuthorization = "28000"
+	invalidCatalogName   = "3D000"
+	insufficientRights   = "42501"
+	readOnlyTransaction  = "25006"
+	featureNotSupported  = "0A000"
+	tooManyConnections   = "53300"
+	cannotConnectNow     = "57P03"
+)
+
+// explained is an error in plain words that keeps what it explains.
+type explained struct {
+	text  string
+	cause error
+}
+
+func (e *explained) Error() string { return e.text }
+func (e *explained) Unwrap() error { return e.cause }
+
+// explainLogin says why a login failed and what to do. reached tells whether the
+// network connection was made. Only the server's own word that the password is
+// wrong becomes a refusal.
+func explainLogin(ctx context.Context, err error, l database.Login, reached bool) error {
+	where := fmt.Sprintf("PostgreSQL at %s:%d", l.Host, l.Port)
+	because := func(format string, args ...any) error {
+		return &explained{fmt.Sprintf(format, args...), err}
+	}
+
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code {
+		case invalidPassword:
+			return rotators.Refused(because("%s refuses this password for user %q", where, l.User))
+		case invalidAuthorization:
+			advice := "let that user log in (pg_hba.conf, ALTER ROLE .. LOGIN)"
+			if l.Plaintext {
+				advice = "if the server insists on TLS, remove \"ssl\": false from the secret, else " + advice
+			}
+			return rotators.Permanent(because("%s does not let user %q log in to database %q from here, whatever the password: %s; it said: %s", where, l.User, l.Database, advice, pg.Message))
+		case invalidCatalogName:
+			return rotators.Permanent(because("%s has no database %q: correct the field \"dbname\"", where, l.Database))
+		case insufficientRights:
+			return rotators.Permanent(because("%s does not let user %q connect to database %q: grant it CONNECT or name another in the field \"dbname\"; it said: %s", where, l.User, l.Database, pg.Message))
+		case tooManyConnections:
+			return because("%s has no connection left for user %q, so nothing is known about the password: raise max_connections or the user's connection limit, or close some; it said: %s", where, l.User, pg.Message)
+		case cannotConnectNow:
+			return because("%s is starting up, shutting down or recovering: rotate again when it is up; it said: %s", where, pg.Message)
+		}
+		return because("%s ended the login of user %q with an error: %s (SQLSTATE %s)", where, l.User, pg.Message, pg.Code)
+	}
+
+	var (
+		wrongHost x509.HostnameError
+		unknownCA x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+		dns       *net.DNSError
+	)
+	switch {
+	case errors.As(err, &wrongHost):
+		return rotators.Permanent(because("%s shows a certificate for another host: name the host in the secret as the certificate does, or correct the certificate: %v", where, wrongHost))
+	case errors.As(err, &unknownCA):
+		return rotators.Permanent(because("%s shows a certificate from an unknown authority: name a file with the authorities to trust in SSL_CERT_FILE: %v", where, unknownCA))
+	case errors.As(err, &invalid):
+		return rotators.Permanent(because("%s shows a certificate that is not valid: replace it: %v", where, invalid))
+	case strings.Contains(err.Error(), "server refused TLS connection"):
+		return rotators.Permanent(because("%s offers no TLS: turn it on there, or write \"ssl\": false into the secret to do without", where))
+	case wrongMethod(err) && l.Plaintext:
+		return rotators.Permanent(because("%s does not ask user %q for SCRAM, and without TLS nothing else is answered: remove \"ssl\": false from the secret, or have the server ask for scram-sha-256", where, l.User))
+	case wrongMethod(err):
+		return rotators.Permanent(because("%s asks user %q for something other than a password, or for nothing, so a login proves nothing: have pg_hba.conf ask for scram-sha-256", where, l.User))
+	case errors.As(err, &dns):
+		return because("the host name %q cannot be resolved: correct the field \"host\", or let the function use the DNS that knows it: %v", l.Host, dns)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return because("nothing listens at %s:%d: start the server, or correct the fields \"host\" and \"port\"", l.Host, l.Port)
+	case errors.Is(ctx.Err(), context.Canceled):
+		return because("the login at %s was called off", where)
+	case timedOut(ctx, err) && !reached:
+		return because("%s:%d cannot be reached in the time there was: check that subnets, routes and security groups let the function connect to it", l.Host, l.Port)
+	case timedOut(ctx, err):
+		return because("%s:%d accepts connections and then says nothing: check that it is a PostgreSQL server, that it is not overloaded, and what stands in between", l.Host, l.Port)
+	case !reached:
+		return because("%s:%d cannot be reached: %v", l.Host, l.Port, err)
+	}
+	return because("the login of user %q at %s broke off, so nothing is known about the password: %v", l.User, where, err)
+}
+
+// explainChange says why a password could not be changed and what to do. It
+// returns nil for nil.
+func explainChange(ctx context.Context, err error, l database.Login) error {
+	if err == nil {
+		return nil
+	}
+	because := func(format string, args ...any) error {
+		return &explained{fmt.Sprintf(format, args...), err}
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code {
+		case readOnlyTransaction, featureNotSupported:
+			return rotators.Permanent(because("the server is a read-only replica: name the writer in the field \"host\"; it said: %s", pg.Message))
+		case insufficientRights:
+			return rotators.Permanent(because("user %q may not change the password: on RDS, with rds.restrict_password_commands, grant it rds_password; else it must be its own user, or a role that may (CREATEROLE); it said: %s", l.User, pg.Message))
+		}
+		return because("the server answered with an error: %s (SQLSTATE %s)", pg.Message, pg.Code)
+	}
+	if timedOut(ctx, err) {
+		return because("the server did not answer in the time there was, so it may or may not have been changed; rotate again")
+	}
+	return because("the connection broke, so it may or may not have been changed; rotate again: %v", err)
+}
+
+// wrongMethod tells whether the driver broke off a login because the server did
+// not ask for an allowed proof. The driver has no type for it.
+func wrongMethod(err error) bool {
+	if e := (*explained)(nil); errors.As(err, &e) {
+		err = e.cause
+	}
+	return err != nil && strings.Contains(err.Error(), "authentication method requirement")
+}
+
+func timedOut(ctx context.Context, err error) bool {
+	var timeout net.Error
+	return ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+}

@@ -1,0 +1,48 @@
+// Package postgres rotates the passwords of PostgreSQL users: on Amazon RDS and
+// Aurora, and anywhere else. It is for people who list it in a registry; what
+// the strategies do is in package rotators/database.
+//
+// Every connection uses TLS with a verified certificate, unless the value says
+// "ssl": false. It never falls back. Without TLS only SCRAM logins are made, by
+// which a false server learns nothing. No PG* environment variable, service file
+// or password file has a say.
+//
+// A new password reaches the server as a SCRAM-SHA-256 verifier, so no log of
+// the server can hold it. Servers that store passwords as MD5 hashes store a
+// verifier from then on, which clients since PostgreSQL 10 understand.
+package postgres
+
+import (
+	"context"
+	"net"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
+)
+
+// Options changes how the rotator reaches servers.
+type Options struct {
+	// Dial makes network connections; nil: a net.Dialer. It is called once per
+	// login, with network "tcp" and the host name as the value spells it.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// New returns the rotator for PostgreSQL, RDS for PostgreSQL and Aurora
+// PostgreSQL. The options may be nil.
+//
+// cfg is what finding RDS endpoints and making IAM logins will need. Neither is
+// in this version, which does not use it.
+func New(_ aws.Config, o *Options) rotators.Rotator {
+	c := newConnector(o)
+	return database.New(database.Engine{
+		Name:     "PostgreSQL",
+		Port:     5432,
+		Database: "postgres",
+		MaxUser:  63, // NAMEDATALEN - 1
+		Length:   32,
+		Alphabet: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._",
+		Open:     c.open,
+	})
+}

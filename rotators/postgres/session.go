@@ -1,0 +1,50 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
+)
+
+type session struct {
+	conn  *pgconn.PgConn
+	login database.Login
+}
+
+// SetPasswords sets the one password a PostgreSQL user has.
+//
+// The statements are one message, which the server runs as one transaction and
+// leaves, done or undone, when it has answered: a failure leaves nothing behind.
+func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotators.Secret) error {
+	if len(accept) != 1 {
+		return rotators.Permanent(fmt.Errorf("a PostgreSQL user has one password, not %d", len(accept)))
+	}
+	name, err := quoteName(user)
+	if err != nil {
+		return err
+	}
+	verifier, err := newVerifier(accept[0].Reveal())
+	if err != nil {
+		return err
+	}
+	// The role's own settings may have made it another role (ALTER ROLE .. SET
+	// role), or read-only (SET default_transaction_read_only).
+	_, err = s.conn.Exec(ctx, "SET LOCAL ROLE NONE; SET TRANSACTION READ WRITE; ALTER ROLE "+name+" PASSWORD '"+verifier+"'").ReadAll()
+	return explainChange(ctx, err, s.login)
+}
+
+func (s *session) Close(ctx context.Context) error { return s.conn.Close(ctx) }
+
+// quoteName writes a name as SQL.
+func quoteName(name string) (string, error) {
+	if name == "" || strings.ContainsRune(name, 0) {
+		return "", rotators.Permanent(errors.New("a PostgreSQL name is not empty and holds no NUL character"))
+	}
+	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`, nil
+}
