@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/rekeyhq/rekey/internal/servers"
+)
+
+// shell is one in which the exports that rekey local printed were pasted.
+type shell struct {
+	t   *testing.T
+	env []string
+	arn string // the function's, as printed
+}
+
+// startLocal runs the compiled rekey local and reads what it prints.
+func startLocal(t *testing.T) *shell {
+	t.Helper()
+	dir := t.TempDir()
+	for output, program := range map[string]string{"rekey": ".", "secret-rotator/bootstrap": "../../functions/secret-rotator"} {
+		if out, err := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", filepath.Join(dir, output), program).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	local := exec.Command(filepath.Join(dir, "rekey"), "local", "--port", "0")
+	var log bytes.Buffer
+	local.Stderr = &log
+	out, err := local.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := local.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = local.Process.Signal(os.Interrupt)
+		if err := local.Wait(); err != nil {
+			t.Errorf("rekey local ended with %v", err)
+		}
+		if t.Failed() {
+			t.Logf("rekey local logged:\n%s", log.String())
+		}
+	})
+	s := &shell{t: t, env: append(os.Environ(), "AWS_PAGER=", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		line := strings.TrimSpace(lines.Text())
+		if strings.HasPrefix(line, "arn:aws:lambda:") {
+			s.arn = line
+		}
+		export, ok := strings.CutPrefix(line, "export ")
+		if !ok {
+			continue
+		}
+		s.env = append(s.env, export)
+		if strings.HasPrefix(export, "AWS_DEFAULT_REGION=") { // the last one
+			return s
+		}
+	}
+	t.Fatal("rekey local printed no exports")
+	return nil
+}
+
+// aws runs the AWS CLI and decodes what it prints. Old versions of it know no
+// AWS_ENDPOINT_URL, so the flag is given.
+func (s *shell) aws(into any, args ...string) error {
+	s.t.Helper()
+	program, err := exec.LookPath("aws")
+	if err != nil {
+		s.t.Fatal("the AWS CLI is not installed: sudo apt-get install --yes awscli, or make test, which does it")
+	}
+	for _, v := range s.env {
+		if endpoint, ok := strings.CutPrefix(v, "AWS_ENDPOINT_URL="); ok {
+			args = append([]string{"--endpoint-url", endpoint, "--output", "json", "secretsmanager"}, args...)
+		}
+	}
+	cmd := exec.CommandContext(s.t.Context(), program, args...)
+	cmd.Env = s.env
+	var out, problems bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &problems
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("aws %s: %w: %s", strings.Join(args, " "), err, problems.String())
+	}
+	return json.Unmarshal(out.Bytes(), into)
+}
+
+type description struct {
+	RotationEnabled    bool
+	VersionIdsToStages map[string][]string
+	LastRotatedDate    any
+}
+
+// until describes the secret until it looks as wanted. Each look starts the AWS
+// CLI, which takes long enough to need no pause.
+func (s *shell) until(what string, wanted func(description) bool) description {
+	s.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		var d description
+		if err := s.aws(&d, "describe-secret", "--secret-id", "app"); err != nil {
+			s.t.Fatal(err)
+		}
+		if wanted(d) {
+			return d
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s did not happen: %+v", what, d)
+		}
+	}
+}
+
+func (d description) pending() bool {
+	for _, labels := range d.VersionIdsToStages {
+		if strings.Join(labels, " ") == "AWSPENDING" {
+			return true
+		}
+	}
+	return false
+}
+
+func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
+	db := servers.StartPostgres(t, servers.PostgresOptions{})
+	if err := db.Exec(t.Context(), "CREATE ROLE app LOGIN PASSWORD 'the first password'"); err != nil {
+		t.Fatal(err)
+	}
+	s := startLocal(t)
+	value := fmt.Sprintf(`{"engine":"postgres","host":%q,"port":%d,"username":"app","password":"the first password","ssl":false}`, db.Host, db.Port)
+
+	var created struct{ ARN, VersionId string }
+	if err := s.aws(&created, "create-secret", "--name", "app", "--secret-string", value); err != nil {
+		t.Fatal(err)
+	}
+
+	// Configuring a schedule without rotating runs testSecret alone, on an empty
+	// version that is gone afterwards.
+	var rotated struct{ ARN, VersionId string }
+	if err := s.aws(&rotated, "rotate-secret", "--secret-id", "app", "--rotation-lambda-arn", s.arn,
+		"--rotation-rules", "AutomaticallyAfterDays=30", "--no-rotate-immediately"); err != nil {
+		t.Fatal(err)
+	}
+	d := s.until("the dry test", func(d description) bool { return d.RotationEnabled && !d.pending() })
+	if labels := d.VersionIdsToStages[created.VersionId]; len(d.VersionIdsToStages) != 1 || strings.Join(labels, " ") != "AWSCURRENT" {
+		t.Errorf("after the dry test the versions are %v", d.VersionIdsToStages)
+	}
+	if err := login(t.Context(), db, "the first password"); err != nil {
+		t.Errorf("after the dry test, the first password: %v", err)
+	}
+
+	if err := s.aws(&rotated, "rotate-secret", "--secret-id", "app", "--rotate-immediately"); err != nil {
+		t.Fatal(err)
+	}
+	if rotated.VersionId == "" || rotated.ARN != created.ARN {
+		t.Errorf("rotate-secret answered %+v", rotated)
+	}
+	d = s.until("the rotation", func(d description) bool {
+		return strings.Contains(strings.Join(d.VersionIdsToStages[rotated.VersionId], " "), "AWSCURRENT") && d.LastRotatedDate != nil
+	})
+	if labels := d.VersionIdsToStages[created.VersionId]; strings.Join(labels, " ") != "AWSPREVIOUS" {
+		t.Errorf("the first version has %v", labels)
+	}
+
+	var current struct {
+		SecretString, VersionId string
+		VersionStages           []string
+	}
+	if err := s.aws(&current, "get-secret-value", "--secret-id", "app"); err != nil {
+		t.Fatal(err)
+	}
+	var next struct{ Password string }
+	if err := json.Unmarshal([]byte(current.SecretString), &next); err != nil || current.VersionId != rotated.VersionId {
+		t.Fatalf("get-secret-value answers version %s (%v)", current.VersionId, err)
+	}
+	if err := login(t.Context(), db, next.Password); err != nil {
+		t.Errorf("the new password: %v", err)
+	}
+	var refusal *pgconn.PgError
+	if err := login(t.Context(), db, "the first password"); !errors.As(err, &refusal) || refusal.Code != "28P01" {
+		t.Errorf("the first password: %v", err)
+	}
+
+	// A wrong function is told at once, and the secret stays as it is.
+	err := s.aws(&rotated, "rotate-secret", "--secret-id", "app", "--rotation-lambda-arn", s.arn+"x")
+	if err == nil || !strings.Contains(err.Error(), "ResourceNotFoundException") {
+		t.Errorf("an unknown function: %v", err)
+	}
+}
+
+func login(ctx context.Context, db *servers.PostgresServer, password string) error {
+	config, err := pgconn.ParseConfig("sslmode=disable dbname=postgres user=app")
+	if err != nil {
+		return err
+	}
+	config.Host, config.Port, config.Password, config.Fallbacks = db.Host, uint16(db.Port), password, nil
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
+}
