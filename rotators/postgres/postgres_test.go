@@ -83,7 +83,7 @@ func TestRoleSettings(t *testing.T) {
 		"becomes":  {"GRANT owner TO becomes", "ALTER ROLE becomes SET role TO owner"},
 		"readonly": {"ALTER ROLE readonly SET default_transaction_read_only TO on"},
 		"quotes":   {"ALTER ROLE quotes SET standard_conforming_strings TO off", "ALTER ROLE quotes SET quote_all_identifiers TO on"},
-		"lonely":   {"ALTER ROLE lonely CONNECTION LIMIT 2"},
+		"lonely":   {"ALTER ROLE lonely CONNECTION LIMIT 2", "ALTER ROLE lonely VALID UNTIL '2100-01-01'"},
 		"serial":   {"ALTER ROLE serial SET default_transaction_isolation TO serializable", "ALTER ROLE serial SET default_transaction_deferrable TO on"},
 		"tlsonly":  {},
 	} {
