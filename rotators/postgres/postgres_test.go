@@ -235,6 +235,7 @@ func TestLadder(t *testing.T) {
 	}{
 		{"pending", none, nil, "next", 2, true},
 		{"previous", named("before"), nil, "before", 4, true},
+		{"previous, and its password alone", value(secure, "climber", "before", "ssl", "false", "dbname", "missing"), nil, "before", 4, true},
 		{"the third leftover", named("before"), []rotators.Secret{named("a"), named("b"), named("c")}, "c", 7, true},
 		{"tried once", named("next"), []rotators.Secret{named("now"), named("a"), named("next"), named("a")}, "live", 3, false},
 		{"no leftover past the fifth", none, []rotators.Secret{named("1"), named("2"), named("3"), named("4"), named("5"), named("live")}, "live", 7, false},
@@ -267,6 +268,8 @@ func TestLadder(t *testing.T) {
 			}
 		})
 	}
+
+	onlyWithTLS(t, secure, "climber")
 
 	t.Run("what is put back is what opened", func(t *testing.T) {
 		exec(t, secure, "ALTER ROLE climber PASSWORD 'before'")
