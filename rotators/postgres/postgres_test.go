@@ -83,7 +83,7 @@ func TestRoleSettings(t *testing.T) {
 		"becomes":  {"GRANT owner TO becomes", "ALTER ROLE becomes SET role TO owner"},
 		"readonly": {"ALTER ROLE readonly SET default_transaction_read_only TO on"},
 		"quotes":   {"ALTER ROLE quotes SET standard_conforming_strings TO off", "ALTER ROLE quotes SET quote_all_identifiers TO on"},
-		"lonely":   {"ALTER ROLE lonely CONNECTION LIMIT 2"},
+		"lonely":   {"ALTER ROLE lonely CONNECTION LIMIT 2", "ALTER ROLE lonely VALID UNTIL '2100-01-01'"},
 		"serial":   {"ALTER ROLE serial SET default_transaction_isolation TO serializable", "ALTER ROLE serial SET default_transaction_deferrable TO on"},
 		"tlsonly":  {},
 	} {
@@ -235,6 +235,7 @@ func TestLadder(t *testing.T) {
 	}{
 		{"pending", none, nil, "next", 2, true},
 		{"previous", named("before"), nil, "before", 4, true},
+		{"previous, and its password alone", value(secure, "climber", "before", "ssl", "false", "dbname", "missing"), nil, "before", 4, true},
 		{"the third leftover", named("before"), []rotators.Secret{named("a"), named("b"), named("c")}, "c", 7, true},
 		{"tried once", named("next"), []rotators.Secret{named("now"), named("a"), named("next"), named("a")}, "live", 3, false},
 		{"no leftover past the fifth", none, []rotators.Secret{named("1"), named("2"), named("3"), named("4"), named("5"), named("live")}, "live", 7, false},
@@ -267,6 +268,8 @@ func TestLadder(t *testing.T) {
 			}
 		})
 	}
+
+	onlyWithTLS(t, secure, "climber")
 
 	t.Run("what is put back is what opened", func(t *testing.T) {
 		exec(t, secure, "ALTER ROLE climber PASSWORD 'before'")

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
@@ -39,7 +42,26 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 	return explainChange(ctx, err, s.login)
 }
 
-func (s *session) Close(ctx context.Context) error { return s.conn.Close(ctx) }
+// maxGoodbye is how long Close waits for the server to end the session.
+const maxGoodbye = time.Second
+
+// Close says goodbye and waits until the server has hung up, which it does when
+// the session no longer counts: else the next login of a user with few
+// connections could meet the last one's ghost.
+func (s *session) Close(ctx context.Context) error {
+	deadline := time.Now().Add(maxGoodbye)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	if !s.conn.IsClosed() {
+		_ = s.conn.Conn().SetDeadline(deadline)
+		s.conn.Frontend().Send(&pgproto3.Terminate{})
+		if s.conn.Frontend().Flush() == nil {
+			_, _ = io.Copy(io.Discard, s.conn.Conn())
+		}
+	}
+	return s.conn.Close(ctx)
+}
 
 // quoteName writes a name as SQL.
 func quoteName(name string) (string, error) {
