@@ -132,9 +132,10 @@ type conn struct {
 	wire *Wire
 }
 
-// answer is how long a crash waits for the target to act on the last write it
-// got. Targets answer what they are sent, so this only bounds a broken one.
-const answer = 5 * time.Second
+// patience is how long a crash waits for the target to be through with the last
+// write it got. Targets hang up on a client that does, so this only bounds a
+// broken one.
+const patience = 5 * time.Second
 
 func (c *conn) Write(p []byte) (n int, err error) {
 	err = c.wire.call(func() error {
@@ -142,10 +143,14 @@ func (c *conn) Write(p []byte) (n int, err error) {
 			return err
 		}
 		if c.wire.dying() {
-			// The write must have had its effect before the process is gone.
-			// The target's answer shows it; nobody gets to see the answer.
-			_ = c.SetReadDeadline(time.Now().Add(answer))
-			_, _ = c.Conn.Read(make([]byte, 1))
+			// The write must have had its effect before the process is gone. The
+			// target is told that nothing more will come, and when it hangs up
+			// it is through. Nobody gets to see what it answers.
+			if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+				_ = half.CloseWrite()
+			}
+			_ = c.SetReadDeadline(time.Now().Add(patience))
+			_, _ = io.Copy(io.Discard, c.Conn)
 		}
 		return nil
 	})
