@@ -172,6 +172,7 @@ func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOption
 		fmt.Sprintf("unix_socket_directories = '%s'", s.dir),
 		"password_encryption = 'scram-sha-256'",
 		"fsync = off",
+		"dynamic_shared_memory_type = mmap", // containers may have no usable /dev/shm
 		"log_connections = on",
 		"log_statement = all",
 	}
