@@ -114,6 +114,7 @@ func demo(ctx context.Context, bootstrap string) error {
 		return err
 	}
 	if err := cloud.Wait(ctx, *secret.ARN); err != nil {
+		_ = function.Close() // the log is whole when the process is gone
 		return fmt.Errorf("the rotation failed: %w\nThe function's log:\n%s", err, log.String())
 	}
 
