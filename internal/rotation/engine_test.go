@@ -510,6 +510,19 @@ func TestRetirement(t *testing.T) {
 			}
 		}
 	})
+	t.Run("never of what readers get", func(t *testing.T) {
+		// A crash between the two writes of a promotion, and then the attempt is
+		// called off: the tag orders what is still current to be retired.
+		store := memstore.New(rotators.NewSecret(first), map[string]string{"rekey:grace": "0m", rotation.TagRetire: memstore.First})
+		store.Begin(other)
+		r := &retiringSpy{spy: spy{test: refusesOld}}
+		if err := engine(r).Run(t.Context(), store, memstore.ID, other); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(r.calls, ", "); got != "Create, Set, Test the pending value, Retire, Test the current value, Test the pending value" {
+			t.Errorf("the rotator was asked: %s", got)
+		}
+	})
 	t.Run("cut short by the next rotation", func(t *testing.T) {
 		r := &retiringSpy{spy: spy{test: refusesOld}}
 		store, err := run(t, "7d", r)
