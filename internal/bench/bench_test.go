@@ -104,7 +104,7 @@ func BenchmarkMemory(b *testing.B) {
 
 // BenchmarkRotation measures the steps of a rotation by a process that has made
 // one before, and counts AWS calls and logins. Of the counts it reports the
-// largest.
+// largest. The peak of memory is that of the process after all rotations.
 func BenchmarkRotation(b *testing.B) {
 	shipped, _ := functions(b)
 	s := newSetup(b)
@@ -136,6 +136,7 @@ func BenchmarkRotation(b *testing.B) {
 	b.ReportMetric(float64(calls), "AWS-calls")
 	b.ReportMetric(float64(logins), "logins")
 	b.ReportMetric(float64(refused), "failed-logins")
+	b.ReportMetric(float64(f.Stats().PeakRSS)/1e6, "peak-MB")
 }
 
 // BenchmarkGap measures for how long a single-user rotation locks readers out:
