@@ -304,7 +304,7 @@ func (w *work) retireIfDue(ctx context.Context) error {
 func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.Secret) error {
 	retirer, ok := r.(rotators.Retirer)
 	if !ok {
-		return rotators.Permanent(fmt.Errorf("the rotator %q cannot retire: was %srotator changed since the last rotation?", w.rotator, TagPrefix))
+		return rotators.Permanent(fmt.Errorf("the rotator %q cannot retire: name in %srotator the one that made the old credential, or withdraw that by hand and remove the tag %s", w.rotator, TagPrefix, TagRetire))
 	}
 	if err := retirer.Retire(ctx, w.rotation(current, rotators.Secret{})); err != nil {
 		return err

@@ -535,6 +535,14 @@ func TestRetirement(t *testing.T) {
 			}
 		}
 	})
+	t.Run("by a rotator that cannot, it says what to do", func(t *testing.T) {
+		store := memstore.New(rotators.NewSecret(first), map[string]string{rotation.TagRetire: "an-older-version"})
+		store.Begin(other)
+		err := engine(&spy{}).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other)
+		if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "remove the tag "+rotation.TagRetire) {
+			t.Errorf("got %v", err)
+		}
+	})
 	t.Run("never of what readers get", func(t *testing.T) {
 		// A crash between the two writes of a promotion, and then the attempt is
 		// called off: the tag orders what is still current to be retired.

@@ -112,6 +112,9 @@ func (d *rotator) check(s rotators.Settings, value rotators.Secret) error {
 	if len(s.Options) > 0 {
 		return rotators.Permanent(fmt.Errorf("rekey:options has %s, and %s takes no options: remove the tag", strings.Join(slices.Sorted(maps.Keys(s.Options)), ", "), d.Name))
 	}
+	if s.Variant != "" {
+		return rotators.Permanent(fmt.Errorf("rekey:rotator asks for the variant %q, and %s has no variants: set rekey:rotator to %s", s.Variant, d.Name, s.Rotator))
+	}
 	admin, err := value.Field("masterarn")
 	if err != nil {
 		return err
