@@ -175,11 +175,7 @@ func (w *work) pending(ctx context.Context) (rotators.Secret, error) {
 }
 
 func (w *work) create(ctx context.Context) error {
-	current, err := w.current(ctx)
-	if err != nil {
-		return err
-	}
-	r, err := w.resolve(current)
+	current, r, err := w.subject(ctx)
 	if err != nil {
 		return err
 	}
@@ -209,11 +205,7 @@ func (w *work) create(ctx context.Context) error {
 }
 
 func (w *work) set(ctx context.Context, pending rotators.Secret) error {
-	current, err := w.current(ctx)
-	if err != nil {
-		return err
-	}
-	r, err := w.resolve(current)
+	current, r, err := w.subject(ctx)
 	if err != nil {
 		return err
 	}
@@ -284,11 +276,7 @@ func (w *work) retireIfDue(ctx context.Context) error {
 	if w.attempt.Tags.Retire == "" || w.attempt.Tags.Settings.Grace != 0 {
 		return nil
 	}
-	current, err := w.current(ctx)
-	if err != nil {
-		return err
-	}
-	r, err := w.resolve(current)
+	current, r, err := w.subject(ctx)
 	if err != nil {
 		return err
 	}
@@ -325,6 +313,14 @@ func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.
 		return fmt.Errorf("the current credential: %w", err)
 	}
 	return w.store.Retired(ctx, w.attempt)
+}
+
+// subject reads the current value and finds its rotator.
+func (w *work) subject(ctx context.Context) (current rotators.Secret, r rotators.Rotator, err error) {
+	if current, err = w.current(ctx); err == nil {
+		r, err = w.resolve(current)
+	}
+	return current, r, err
 }
 
 // resolve finds the rotator: by the tag, else by the engine field of value.
