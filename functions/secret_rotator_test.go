@@ -300,7 +300,8 @@ func TestAMistakeInTheEnvironmentIsNamed(t *testing.T) {
 			s := newSetup(t, "the first password", asJSON)
 			before := len(s.cloud.Calls())
 			err := s.rotate(&rotatortest.Wire{})
-			if err == nil || !strings.Contains(err.Error(), name) || !rotators.IsPermanent(err) {
+			var mistake *functions.EnvironmentError
+			if !errors.As(err, &mistake) || !strings.Contains(err.Error(), name) || !rotators.IsPermanent(err) {
 				t.Errorf("got %v", err)
 			}
 			if len(s.cloud.Calls()) != before {

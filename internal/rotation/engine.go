@@ -91,6 +91,7 @@ type work struct {
 	attempt *Attempt
 	rotator string
 	action  action
+	retired string // the version that was retired, if one was
 }
 
 func (w *work) run(ctx context.Context, token string) (err error) {
@@ -312,7 +313,11 @@ func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.
 	if err := r.Test(ctx, w.rotation(rotators.Secret{}, current)); err != nil {
 		return fmt.Errorf("the current credential: %w", err)
 	}
-	return w.store.Retired(ctx, w.attempt)
+	if err := w.store.Retired(ctx, w.attempt); err != nil {
+		return err
+	}
+	w.retired = w.attempt.Tags.Retire
+	return nil
 }
 
 // subject reads the current value and finds its rotator.

@@ -564,11 +564,17 @@ func TestRetirement(t *testing.T) {
 		}
 		store.Begin(other)
 		r.calls = nil
-		if err := engine(r).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other); err == nil {
+		var log bytes.Buffer
+		e := engine(r)
+		e.Log = slog.New(slog.NewJSONHandler(&log, nil))
+		if err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other); err == nil {
 			t.Fatal("the spy makes the same value again, which is an error")
 		}
 		if r.calls[0] != "Retire" || store.Tags()[rotation.TagRetired] != memstore.First {
 			t.Errorf("asked %v, tags %v", r.calls, store.Tags())
+		}
+		if !strings.Contains(log.String(), `"retired":"`+memstore.First) {
+			t.Errorf("the log does not say so: %s", log.String())
 		}
 	})
 }

@@ -151,7 +151,7 @@ func (d *rotator) enter(ctx context.Context, r rotators.Rotation, current Login)
 	}
 	// Not wrapped: what was refused is every password rekey knows, not the
 	// credential this call is about.
-	return nil, Login{}, rotators.Permanent(fmt.Errorf("%s refuses the current password of %s and every other one this secret has held: set the user's password by hand to the one in AWSCURRENT, then rotate again (%v)", d.Name, current.at(), err))
+	return nil, Login{}, rotators.Permanent(fmt.Errorf("%s refuses the current password of %s and every other one this secret has held: see that the user has not expired, set its password by hand to the one in AWSCURRENT, then rotate again (%v)", d.Name, current.at(), err))
 }
 
 // ladder yields what else may log in as the user of current, best first: the
