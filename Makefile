@@ -1,7 +1,6 @@
 # make help lists the targets. Every target sets up what it needs.
 
 FUNCTIONS := $(notdir $(patsubst %/main.go,%,$(wildcard functions/*/main.go)))
-VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # How functions are compiled: a static file, without the RPC that only the
 # retired go1.x runtime used, without local paths and debugging tables.
