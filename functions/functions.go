@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-lambda-go/lambda"
@@ -49,7 +48,7 @@ func (e *EventError) Unwrap() error { return e.Err }
 func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
 	h := &secretRotator{client: secretsmanager.NewFromConfig(cfg)}
 	h.engine = rotation.Engine{
-		Lookup: h.lookup,
+		Others: &others{secrets: h.client},
 		Log:    slog.New(lambdacontext.NewLogHandler()),
 	}
 	var policyErr, limitErr error
@@ -104,16 +103,4 @@ func readRotationEvent(payload []byte) (event events.SecretsManagerSecretRotatio
 	}
 	step, err = rotation.ParseStep(event.Step)
 	return event, step, err
-}
-
-// lookup reads another secret for a rotator.
-func (h *secretRotator) lookup(ctx context.Context, ref string) (rotators.Secret, error) {
-	if strings.HasPrefix(ref, "ssm:") {
-		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("%q is a parameter, and this version of rekey looks up secrets only", ref))
-	}
-	v, err := h.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &ref, VersionStage: aws.String("AWSCURRENT")})
-	if err != nil {
-		return rotators.Secret{}, fmt.Errorf("reading the secret %s: %w", ref, err)
-	}
-	return rotators.NewSecret(aws.ToString(v.SecretString)), nil
 }
