@@ -62,9 +62,10 @@ verify: ## check that go.mod is tidy and that no shipped program links package t
 	@for p in $(FUNCTIONS:%=./functions/%) ./cmd/rekey; do \
 		if go list -deps $$p | grep -qx testing; then echo "$$p links package testing"; exit 1; fi; done
 
-bench: tools build ## measure what BENCHMARKS.md reports
+bench: tools-postgres ## measure what BENCHMARKS.md reports
 	go test -run '^$$' -bench . -benchtime 20x ./internal/bench
 	@$(MAKE) --no-print-directory package
+	@ls -l dist/*/bootstrap
 
 # The tests' servers and tools. A tool that is there is left alone.
 tools: tools-postgres tools-postgres-18 tools-aws

@@ -39,6 +39,14 @@ type EventError struct{ Err error }
 func (e *EventError) Error() string { return "event: " + e.Err.Error() }
 func (e *EventError) Unwrap() error { return e.Err }
 
+// EnvironmentError says that an environment variable of the function is set to
+// what it does not take. Nothing was changed. Lambda reports the name of this
+// type as the errorType.
+type EnvironmentError struct{ Err error }
+
+func (e *EnvironmentError) Error() string { return "environment: " + e.Err.Error() }
+func (e *EnvironmentError) Unwrap() error { return e.Err }
+
 // SecretRotator returns the handler for Secrets Manager's rotation events: one
 // invocation is one of the steps createSecret, setSecret, testSecret and
 // finishSecret of one secret.
@@ -54,7 +62,9 @@ func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
 	var policyErr, limitErr error
 	h.engine.Password, policyErr = passwordPolicy(os.Getenv)
 	h.engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))
-	h.err = errors.Join(policyErr, limitErr)
+	if err := errors.Join(policyErr, limitErr); err != nil {
+		h.err = &EnvironmentError{err}
+	}
 	return h
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/internal/localaws"
@@ -162,26 +161,7 @@ func (s *setup) login(ctx context.Context, value string) error {
 	if err != nil {
 		return err
 	}
-	return login(ctx, s.user, password.Reveal())
-}
-
-func login(ctx context.Context, user, password string) error {
-	config, err := pgconn.ParseConfig("sslmode=disable dbname=postgres")
-	if err != nil {
-		return err
-	}
-	config.Host, config.Port, config.User, config.Password = database.Host, uint16(database.Port), user, password
-	config.Fallbacks = nil
-	conn, err := pgconn.ConnectConfig(ctx, config)
-	if err != nil {
-		return err
-	}
-	return conn.Close(ctx)
-}
-
-func refused(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "28P01"
+	return database.Login(ctx, s.user, password.Reveal())
 }
 
 // converged checks the end of a rotation: readers get a new value, the database
@@ -194,7 +174,7 @@ func (s *setup) converged(ctx context.Context) error {
 	if err := s.login(ctx, value); err != nil {
 		return fmt.Errorf("the new password: %w", err)
 	}
-	if err := s.login(ctx, s.first); !refused(err) {
+	if err := s.login(ctx, s.first); !servers.Refused(err) {
 		return fmt.Errorf("the old password: %v", err)
 	}
 	return nil
@@ -286,10 +266,10 @@ func TestPlainText(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, value := s.current()
-	if err := login(t.Context(), s.user, value); err != nil {
+	if err := database.Login(t.Context(), s.user, value); err != nil {
 		t.Errorf("the stored text is not the password: %v", err)
 	}
-	if err := login(t.Context(), s.user, s.first); !refused(err) {
+	if err := database.Login(t.Context(), s.user, s.first); !servers.Refused(err) {
 		t.Errorf("the old password: %v", err)
 	}
 }
@@ -320,7 +300,8 @@ func TestAMistakeInTheEnvironmentIsNamed(t *testing.T) {
 			s := newSetup(t, "the first password", asJSON)
 			before := len(s.cloud.Calls())
 			err := s.rotate(&rotatortest.Wire{})
-			if err == nil || !strings.Contains(err.Error(), name) || !rotators.IsPermanent(err) {
+			var mistake *functions.EnvironmentError
+			if !errors.As(err, &mistake) || !strings.Contains(err.Error(), name) || !rotators.IsPermanent(err) {
 				t.Errorf("got %v", err)
 			}
 			if len(s.cloud.Calls()) != before {

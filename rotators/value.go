@@ -92,7 +92,7 @@ func (s Secret) parse() (value, error) {
 			return v, nil
 		}
 	}
-	return value{}, Permanent(errors.New("the value is neither a JSON object nor a URL with a password, so it has no fields"))
+	return value{}, Permanent(errors.New("the value is neither a JSON object nor a URL with a password, so it has no fields; if it is a password in plain text, say in the tag rekey:connection where it is used"))
 }
 
 func (v value) field(name string) (field, error) {

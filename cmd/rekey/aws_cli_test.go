@@ -3,9 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/rekeyhq/rekey/internal/servers"
 )
@@ -153,7 +149,7 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 	if labels := d.VersionIdsToStages[created.VersionId]; len(d.VersionIdsToStages) != 1 || strings.Join(labels, " ") != "AWSCURRENT" {
 		t.Errorf("after the dry test the versions are %v", d.VersionIdsToStages)
 	}
-	if err := login(t.Context(), db, "the first password"); err != nil {
+	if err := db.Login(t.Context(), "app", "the first password"); err != nil {
 		t.Errorf("after the dry test, the first password: %v", err)
 	}
 
@@ -181,11 +177,10 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 	if err := json.Unmarshal([]byte(current.SecretString), &next); err != nil || current.VersionId != rotated.VersionId {
 		t.Fatalf("get-secret-value answers version %s (%v)", current.VersionId, err)
 	}
-	if err := login(t.Context(), db, next.Password); err != nil {
+	if err := db.Login(t.Context(), "app", next.Password); err != nil {
 		t.Errorf("the new password: %v", err)
 	}
-	var refusal *pgconn.PgError
-	if err := login(t.Context(), db, "the first password"); !errors.As(err, &refusal) || refusal.Code != "28P01" {
+	if err := db.Login(t.Context(), "app", "the first password"); !servers.Refused(err) {
 		t.Errorf("the first password: %v", err)
 	}
 
@@ -221,20 +216,7 @@ func TestTheREADMEsCommandsRotate(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	s.until("shop", "the rotation", func(d description) bool { return d.LastRotatedDate != nil && !d.pending() })
-	if err := login(t.Context(), db, "first"); err == nil {
-		t.Error("the first password still logs in")
+	if err := db.Login(t.Context(), "app", "first"); !servers.Refused(err) {
+		t.Errorf("the first password: %v", err)
 	}
-}
-
-func login(ctx context.Context, db *servers.PostgresServer, password string) error {
-	config, err := pgconn.ParseConfig("sslmode=disable dbname=postgres user=app")
-	if err != nil {
-		return err
-	}
-	config.Host, config.Port, config.Password, config.Fallbacks = db.Host, uint16(db.Port), password, nil
-	conn, err := pgconn.ConnectConfig(ctx, config)
-	if err != nil {
-		return err
-	}
-	return conn.Close(ctx)
 }

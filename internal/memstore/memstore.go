@@ -104,6 +104,9 @@ func (s *Store) Load(_ context.Context, id, token string) (*rotation.Attempt, er
 	if err != nil {
 		return nil, err
 	}
+	if tags.Retire == s.current {
+		tags.Retire = ""
+	}
 	a := &rotation.Attempt{ID: ID, Token: token, Tags: tags, Current: s.current, Previous: s.previous}
 	if tags.Retire != "" {
 		a.Previous = tags.Retire

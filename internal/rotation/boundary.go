@@ -89,6 +89,7 @@ func (m *mask) learn(value rotators.Secret) {
 	}
 	var object map[string]any
 	if json.Unmarshal([]byte(whole), &object) != nil {
+		m.addParameters(value)
 		return
 	}
 	for name, member := range object {
@@ -98,11 +99,28 @@ func (m *mask) learn(value rotators.Secret) {
 	}
 }
 
+// addParameters adds the query parameters of a URL, as they are and as they are
+// spelled.
+func (m *mask) addParameters(value rotators.Secret) {
+	_, query, _ := strings.Cut(value.Reveal(), "?")
+	query, _, _ = strings.Cut(query, "#")
+	for pair := range strings.SplitSeq(strings.TrimSpace(query), "&") {
+		name, spelled, _ := strings.Cut(pair, "=")
+		if rotators.Public(name) {
+			continue
+		}
+		m.addLeaves(spelled)
+		if parameter, err := value.Field(name); err == nil {
+			m.addLeaves(parameter.Reveal())
+		}
+	}
+}
+
 func (m *mask) addLeaves(v any) {
 	switch v := v.(type) {
 	case string:
 		if len(v) >= shortest {
-			m.add(v)
+			m.learn(rotators.NewSecret(v)) // it may hold an object or a URL
 		}
 	case []any:
 		for _, member := range v {
@@ -117,7 +135,7 @@ func (m *mask) addLeaves(v any) {
 
 func (m *mask) add(text string) {
 	m.forms = append(m.forms, text,
-		inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text)), inner(jsonText(text)),
+		inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text)), inner(jsonText(text, true)), inner(jsonText(text, false)),
 		strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, `\`, `\\`),
 		url.QueryEscape(text), url.PathEscape(text), strings.TrimPrefix(url.UserPassword("", text).String(), ":"),
 		hex.EncodeToString([]byte(text)), strings.ToUpper(hex.EncodeToString([]byte(text))),
@@ -126,15 +144,16 @@ func (m *mask) add(text string) {
 }
 
 // hide replaces every known text, the longest first, so that no part of one
-// that holds another is left standing.
+// that holds or overlaps another is left standing.
 func (m *mask) hide(text string) string {
 	forms := slices.Clone(m.forms)
 	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
-	var pairs []string
+	// A byte stands in for the mark, in which a short password could be found.
+	const mark = "\x00"
 	for _, form := range forms {
-		pairs = append(pairs, form, hidden)
+		text = strings.ReplaceAll(text, form, mark)
 	}
-	return strings.NewReplacer(pairs...).Replace(text)
+	return strings.ReplaceAll(text, mark, hidden)
 }
 
 // base64Forms returns what of the base64 of any text around this one is sure
@@ -156,10 +175,14 @@ func base64Forms(text string) (forms []string) {
 	return forms
 }
 
-// jsonText writes text as a JSON string.
-func jsonText(text string) string {
-	b, _ := json.Marshal(text) // a string always encodes
-	return string(b)
+// jsonText writes text as a JSON string, with the escapes for <, > and & that
+// some encoders add for HTML's sake, or without.
+func jsonText(text string, html bool) string {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(html)
+	_ = enc.Encode(text) // a string always encodes
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // inner takes the quotes off.

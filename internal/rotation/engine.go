@@ -99,6 +99,7 @@ type work struct {
 	attempt *Attempt
 	rotator string
 	action  action
+	retired string // the version that was retired, if one was
 }
 
 func (w *work) run(ctx context.Context, token string) (err error) {
@@ -183,11 +184,7 @@ func (w *work) pending(ctx context.Context) (rotators.Secret, error) {
 }
 
 func (w *work) create(ctx context.Context) error {
-	current, err := w.current(ctx)
-	if err != nil {
-		return err
-	}
-	r, err := w.resolve(current)
+	current, r, err := w.subject(ctx)
 	if err != nil {
 		return err
 	}
@@ -217,11 +214,7 @@ func (w *work) create(ctx context.Context) error {
 }
 
 func (w *work) set(ctx context.Context, pending rotators.Secret) error {
-	current, err := w.current(ctx)
-	if err != nil {
-		return err
-	}
-	r, err := w.resolve(current)
+	current, r, err := w.subject(ctx)
 	if err != nil {
 		return err
 	}
@@ -292,11 +285,7 @@ func (w *work) retireIfDue(ctx context.Context) error {
 	if w.attempt.Tags.Retire == "" || w.attempt.Tags.Settings.Grace != 0 {
 		return nil
 	}
-	current, err := w.current(ctx)
-	if err != nil {
-		return err
-	}
-	r, err := w.resolve(current)
+	current, r, err := w.subject(ctx)
 	if err != nil {
 		return err
 	}
@@ -312,7 +301,7 @@ func (w *work) retireIfDue(ctx context.Context) error {
 func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.Secret) error {
 	retirer, ok := r.(rotators.Retirer)
 	if !ok {
-		return rotators.Permanent(fmt.Errorf("the rotator %q cannot retire: was %srotator changed since the last rotation?", w.rotator, TagPrefix))
+		return rotators.Permanent(fmt.Errorf("the rotator %q cannot retire: name in %srotator the one that made the old credential, or withdraw that by hand and remove the tag %s", w.rotator, TagPrefix, TagRetire))
 	}
 	if err := retirer.Retire(ctx, w.rotation(current, rotators.Secret{})); err != nil {
 		return err
@@ -332,7 +321,19 @@ func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.
 	if err := r.Test(ctx, w.rotation(rotators.Secret{}, current)); err != nil {
 		return fmt.Errorf("the current credential: %w", err)
 	}
-	return w.store.Retired(ctx, w.attempt)
+	if err := w.store.Retired(ctx, w.attempt); err != nil {
+		return err
+	}
+	w.retired = w.attempt.Tags.Retire
+	return nil
+}
+
+// subject reads the current value and finds its rotator.
+func (w *work) subject(ctx context.Context) (current rotators.Secret, r rotators.Rotator, err error) {
+	if current, err = w.current(ctx); err == nil {
+		r, err = w.resolve(current)
+	}
+	return current, r, err
 }
 
 // resolve finds the rotator: by the tag, else by the engine field of value.

@@ -216,7 +216,8 @@ func TestNothingThatComesOutHoldsAValue(t *testing.T) {
 		"basic auth": base64.StdEncoding.EncodeToString([]byte("app:" + odd)), "basic auth 2": base64.StdEncoding.EncodeToString([]byte("ap:" + odd + "x")),
 		"basic auth 3": base64.StdEncoding.EncodeToString([]byte("a:" + odd + "xy")),
 		"hex":          fmt.Sprintf("%x", odd), "HEX": fmt.Sprintf("%X", odd), "SQL": strings.ReplaceAll(odd, "'", "''"),
-		"whole": value.Reveal(), "nested": "another-secret-value",
+		"JSON as it is": unescapedJSON(odd),
+		"whole":         value.Reveal(), "nested": "another-secret-value",
 	}
 	ways := map[string]func(text string) func(rotators.Rotation) error{
 		"error": func(text string) func(rotators.Rotation) error {
@@ -253,6 +254,30 @@ func TestNothingThatComesOutHoldsAValue(t *testing.T) {
 			if !strings.Contains(err.Error(), "db.example.com as app") {
 				t.Errorf("%s in %s: the error no longer says where: %v", spelling, way, err)
 			}
+		}
+	}
+}
+
+// What a value holds besides the password is masked too, and one value does not
+// keep another from being seen where both stand.
+func TestTheMaskKnowsEveryPart(t *testing.T) {
+	for _, c := range []struct{ name, current, pending, text, want string }{
+		{"a parameter of a URL", "spy://app:first-password@db/shop?sslpassword=the%2Bkeys%20own&sslmode=require", second,
+			"sslmode require with the+keys own, spelled the%2Bkeys%20own", "sslmode require with [redacted], spelled [redacted]"},
+		{"an object within a string", `{"engine":"spy","password":"first-password","app":"{\"token\":\"nested-token\"}"}`, second, "with nested-token", "with [redacted]"},
+		{"a URL within an object", `{"engine":"spy","password":"first-password","cache":"redis://u:pw1@host"}`, second, "with pw1", "with [redacted]"},
+		{"a short password before another", `{"engine":"spy","password":"=s"}`, second, "password=second-password.", "password=[redacted]."},
+		{"a password in the mark of a masked one", `{"engine":"spy","password":"act"}`, second, "second-password", "[redacted]"},
+	} {
+		store := memstore.New(rotators.NewSecret(c.current), nil)
+		store.Begin(token)
+		if err := store.PutPending(t.Context(), &rotation.Attempt{Token: token}, rotators.NewSecret(c.pending)); err != nil {
+			t.Fatal(err)
+		}
+		e := engine(&spy{set: func(rotators.Rotation) error { return errors.New(c.text) }})
+		err := e.Step(t.Context(), store, rotation.SetSecret, memstore.ID, token)
+		if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
 }
@@ -537,6 +562,27 @@ func TestRetirement(t *testing.T) {
 			}
 		}
 	})
+	t.Run("by a rotator that cannot, it says what to do", func(t *testing.T) {
+		store := memstore.New(rotators.NewSecret(first), map[string]string{rotation.TagRetire: "an-older-version"})
+		store.Begin(other)
+		err := engine(&spy{}).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other)
+		if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "remove the tag "+rotation.TagRetire) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("never of what readers get", func(t *testing.T) {
+		// A crash between the two writes of a promotion, and then the attempt is
+		// called off: the tag orders what is still current to be retired.
+		store := memstore.New(rotators.NewSecret(first), map[string]string{"rekey:grace": "0m", rotation.TagRetire: memstore.First})
+		store.Begin(other)
+		r := &retiringSpy{spy: spy{test: refusesOld}}
+		if err := engine(r).Run(t.Context(), store, memstore.ID, other); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(r.calls, ", "); got != "Create, Set, Test the pending value, Retire, Test the current value, Test the pending value" {
+			t.Errorf("the rotator was asked: %s", got)
+		}
+	})
 	t.Run("cut short by the next rotation", func(t *testing.T) {
 		r := &retiringSpy{spy: spy{test: refusesOld}}
 		store, err := run(t, "7d", r)
@@ -545,11 +591,17 @@ func TestRetirement(t *testing.T) {
 		}
 		store.Begin(other)
 		r.calls = nil
-		if err := engine(r).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other); err == nil {
+		var log bytes.Buffer
+		e := engine(r)
+		e.Log = slog.New(slog.NewJSONHandler(&log, nil))
+		if err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other); err == nil {
 			t.Fatal("the spy makes the same value again, which is an error")
 		}
 		if r.calls[0] != "Retire" || store.Tags()[rotation.TagRetired] != memstore.First {
 			t.Errorf("asked %v, tags %v", r.calls, store.Tags())
+		}
+		if !strings.Contains(log.String(), `"retired":"`+memstore.First) {
+			t.Errorf("the log does not say so: %s", log.String())
 		}
 	})
 }
@@ -588,3 +640,11 @@ func FuzzReadTags(f *testing.F) {
 }
 
 func jsonText(s string) string { b, _ := json.Marshal(s); return string(b) }
+
+func unescapedJSON(s string) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(s)
+	return strings.TrimSpace(b.String())
+}

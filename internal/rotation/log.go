@@ -39,6 +39,9 @@ func (w *work) report(ctx context.Context, start time.Time, took time.Duration, 
 		slog.Int64("milliseconds", took.Milliseconds()),
 		slog.Int("failed", failed),
 	}
+	if w.retired != "" {
+		attrs = append(attrs, slog.String("retired", w.retired))
+	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()), slog.Bool("permanent", rotators.IsPermanent(err)))
 		var p *panicked

@@ -40,7 +40,9 @@ const (
 type Store interface {
 	// Load finds the attempt that token names and reads its tags, but no
 	// value. It refuses, with a permanent error, a secret that is not rekey's
-	// to rotate. A store to which a pending version without a value looks like
+	// to rotate. It drops an order to retire what readers get: the promotion
+	// that the order was written ahead of did not come about, or was taken back
+	// by hand. A store to which a pending version without a value looks like
 	// one with a value says Stored: the engine asks for the value, and takes
 	// Reserved if there is none, before every step but finishSecret.
 	Load(ctx context.Context, id, token string) (*Attempt, error)

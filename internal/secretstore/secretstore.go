@@ -70,6 +70,9 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 		return nil, err
 	}
 	a.Current = labelled(secret.VersionIdsToStages, labelCurrent)
+	if a.Tags.Retire == a.Current {
+		a.Tags.Retire = ""
+	}
 	if a.Previous = a.Tags.Retire; a.Previous == "" {
 		a.Previous = labelled(secret.VersionIdsToStages, labelPrevious)
 	}

@@ -104,6 +104,28 @@ func (s *PostgresServer) Connect(ctx context.Context) (*pgconn.PgConn, error) {
 	return pgconn.ConnectConfig(ctx, cfg)
 }
 
+// Login logs in over the network and out again, without TLS, by a plain driver:
+// what it proves owes nothing to rekey's code.
+func (s *PostgresServer) Login(ctx context.Context, user, password string) error {
+	cfg, err := pgconn.ParseConfig("sslmode=disable dbname=postgres")
+	if err != nil {
+		return err
+	}
+	cfg.Host, cfg.Port, cfg.User, cfg.Password, cfg.Fallbacks = s.Host, uint16(s.Port), user, password, nil
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
+}
+
+// Refused tells whether err is the server's own word that a password is wrong,
+// and nothing else.
+func Refused(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "28P01"
+}
+
 // Exec runs statements as the superuser, each in a transaction of its own.
 func (s *PostgresServer) Exec(ctx context.Context, statements ...string) error {
 	conn, err := s.Connect(ctx)

@@ -112,6 +112,9 @@ func (d *rotator) check(s rotators.Settings, value rotators.Secret) error {
 	if len(s.Options) > 0 {
 		return rotators.Permanent(fmt.Errorf("rekey:options has %s, and %s takes no options: remove the tag", strings.Join(slices.Sorted(maps.Keys(s.Options)), ", "), d.Name))
 	}
+	if s.Variant != "" {
+		return rotators.Permanent(fmt.Errorf("rekey:rotator asks for the variant %q, and %s has no variants: set rekey:rotator to %s", s.Variant, d.Name, s.Rotator))
+	}
 	admin, err := value.Field("masterarn")
 	if err != nil {
 		return err
@@ -148,7 +151,7 @@ func (d *rotator) enter(ctx context.Context, r rotators.Rotation, current Login)
 	}
 	// Not wrapped: what was refused is every password rekey knows, not the
 	// credential this call is about.
-	return nil, Login{}, rotators.Permanent(fmt.Errorf("%s refuses the current password of %s and every other one this secret has held: set the user's password by hand to the one in AWSCURRENT, then rotate again (%v)", d.Name, current.at(), err))
+	return nil, Login{}, rotators.Permanent(fmt.Errorf("%s refuses the current password of %s and every other one this secret has held: see that the user has not expired, set its password by hand to the one in AWSCURRENT, then rotate again (%v)", d.Name, current.at(), err))
 }
 
 // ladder yields what else may log in as the user of current, best first: the

@@ -93,6 +93,7 @@ func TestRefusals(t *testing.T) {
 		{"a misspelt strategy", plain, rotators.Settings{Strategy: "single_user"}, "there is no strategy"},
 		{"an admin", plain, rotators.Settings{Admin: "root"}, "rekey:admin"},
 		{"an admin in the value", master, rotators.Settings{}, "masterarn"},
+		{"a variant", plain, rotators.Settings{Rotator: "postgres", Variant: "eu"}, "has no variants: set rekey:rotator to postgres"},
 		{"options", plain, rotators.Settings{Options: map[string]string{"b": "1", "a": "2"}}, "rekey:options has a, b"},
 	} {
 		r := New(unopened(t))

@@ -393,3 +393,40 @@ func TestEnvironment(t *testing.T) {
 		t.Error("a login without TLS, to another database or by another name")
 	}
 }
+
+// TestServersThatKnowNoVerifiers changes nothing on a server that would take a
+// verifier for the password itself, and the same when the old one is put back.
+func TestServersThatKnowNoVerifiers(t *testing.T) {
+	current := newUser(t, plain, "ancient", "before")
+	for version, want := range map[string]want{
+		"9.6.24":            {text: `9\.6\.24, .*PostgreSQL 10`, permanent: true},
+		"8.0.2":             {text: `8\.0\.2, .*PostgreSQL 10`, permanent: true}, // Amazon Redshift
+		"9.4.24 (Greenplum": {text: "PostgreSQL 10", permanent: true},
+	} {
+		opened, err := newConnector(nil).open(t.Context(), loginOf(t, current))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The server is real, and what it says of itself is not.
+		parts, err := opened.(*session).conn.Hijack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts.ParameterStatuses["server_version"] = version
+		conn, err := pgconn.Construct(parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &session{conn, loginOf(t, current)}
+		want.check(t, s.SetPasswords(t.Context(), "ancient", rotators.NewSecret("after")), "before", "after")
+		_ = s.Close(t.Context())
+	}
+	if !accepts(t, current) {
+		t.Error("the password was changed")
+	}
+	for version, old := range map[string]bool{"10.23": false, "15.18 (Debian 15.18-0+deb12u1)": false, "19beta1": false, "": false, "unknown": false, "9.6devel": true} {
+		if predatesVerifiers(version) != old {
+			t.Errorf("%q: %t", version, !old)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +29,9 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 	if len(accept) != 1 {
 		return rotators.Permanent(fmt.Errorf("a PostgreSQL user has one password, not %d", len(accept)))
 	}
+	if version := s.conn.ParameterStatus("server_version"); predatesVerifiers(version) {
+		return rotators.Permanent(fmt.Errorf("the server is version %s, which would take a SCRAM verifier for the password itself, so nothing was changed: PostgreSQL 10 is the first that rekey can rotate", version))
+	}
 	name, err := quoteName(user)
 	if err != nil {
 		return err
@@ -40,6 +44,16 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 	// role), or read-only (SET default_transaction_read_only).
 	_, err = s.conn.Exec(ctx, "SET LOCAL ROLE NONE; SET TRANSACTION READ WRITE; ALTER ROLE "+name+" PASSWORD '"+verifier+"'").ReadAll()
 	return explainChange(ctx, err, s.login)
+}
+
+// predatesVerifiers tells whether a server is older than PostgreSQL 10, or
+// derived from one that is, as Amazon Redshift. To such a server a verifier is a
+// password like any other, which locks the user out, and putting the old one
+// back would do so again. What a server does not say is not held against it.
+func predatesVerifiers(version string) bool {
+	major, _, _ := strings.Cut(version, ".")
+	n, err := strconv.Atoi(major)
+	return err == nil && n < 10
 }
 
 // maxGoodbye is how long Close waits for the server to end the session.

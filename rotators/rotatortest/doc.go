@@ -21,6 +21,7 @@
 // retry must finish.
 //
 // A check that passes is a real pass: nothing in here waits by sleeping, or
-// depends on chance. A check that cannot apply says so by what the Harness
-// declares, never by the rotator's name.
+// depends on chance. Whether a check applies is told by what the Harness declares
+// and by what went through the Wire, never by the rotator's name: where a whole
+// rotation makes no outside call and any value is accepted, nothing can be refused.
 package rotatortest

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,10 +60,13 @@ type honest struct {
 
 // send logs in with the password in value, and changes it if next is given.
 func (h honest) send(ctx context.Context, value rotators.Secret, next string) error {
-	method := http.MethodGet
 	if next != "" {
-		method = http.MethodPut
+		return h.call(ctx, http.MethodPut, value, next)
 	}
+	return h.call(ctx, http.MethodGet, value, "")
+}
+
+func (h honest) call(ctx context.Context, method string, value rotators.Secret, next string) error {
 	req, err := http.NewRequestWithContext(ctx, method, h.url, strings.NewReader(next))
 	if err != nil {
 		return err
@@ -182,6 +186,131 @@ func (b panics) Test(_ context.Context, r rotators.Rotation) error {
 	panic("cannot use " + password(r.Pending))
 }
 
+// twoPasswords is a vendor whose user may hold two passwords: the second one is
+// added by PUT, and DELETE takes away all but the one that asks.
+type twoPasswords struct {
+	*httptest.Server
+	mu        sync.Mutex
+	passwords []string
+}
+
+func (v *twoPasswords) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, password, _ := r.BasicAuth()
+	body, _ := io.ReadAll(r.Body)
+	next := string(body)
+	switch {
+	case !slices.Contains(v.passwords, password):
+		w.WriteHeader(http.StatusUnauthorized)
+	case r.Method == http.MethodDelete:
+		v.passwords = []string{password}
+	case r.Method != http.MethodPut || slices.Contains(v.passwords, next):
+	case len(v.passwords) == 2:
+		w.WriteHeader(http.StatusConflict)
+	default:
+		v.passwords = append(v.passwords, next)
+	}
+}
+
+func (v *twoPasswords) accepts(_ context.Context, value rotators.Secret) (bool, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Contains(v.passwords, password(value)), nil
+}
+
+// overlapping is an honest rotator for twoPasswords.
+type overlapping struct{ honest }
+
+func (o overlapping) Set(ctx context.Context, r rotators.Rotation) error {
+	return o.send(ctx, r.Current, password(r.Pending))
+}
+
+func (o overlapping) Retire(ctx context.Context, r rotators.Rotation) error {
+	return o.call(ctx, http.MethodDelete, r.Current, "")
+}
+
+type retireDoesNothing struct{ overlapping }
+
+func (b retireDoesNothing) Retire(context.Context, rotators.Rotation) error { return nil }
+
+type retiresCurrent struct{ overlapping }
+
+func (b retiresCurrent) Retire(ctx context.Context, r rotators.Rotation) error {
+	previous, err := r.Previous(ctx)
+	if err != nil {
+		return err
+	}
+	return b.call(ctx, http.MethodDelete, previous, "")
+}
+
+type retireNotIdempotent struct{ overlapping }
+
+func (b retireNotIdempotent) Retire(ctx context.Context, r rotators.Rotation) error {
+	previous, err := r.Previous(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.send(ctx, previous, ""); err != nil {
+		return err
+	}
+	return b.overlapping.Retire(ctx, r)
+}
+
+// neverRetires fills the vendor's two places, and there is no third.
+type neverRetires struct{ overlapping overlapping }
+
+func (b neverRetires) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	return b.overlapping.Create(ctx, r)
+}
+
+func (b neverRetires) Set(ctx context.Context, r rotators.Rotation) error {
+	return b.overlapping.Set(ctx, r)
+}
+
+func (b neverRetires) Test(ctx context.Context, r rotators.Rotation) error {
+	return b.overlapping.Test(ctx, r)
+}
+
+type alwaysTheSame struct{ honest }
+
+func (b alwaysTheSame) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	return r.Current.Replace("password", rotators.NewSecret("the-same-for-everybody"))
+}
+
+type setHidesFailures struct{ honest }
+
+func (b setHidesFailures) Set(ctx context.Context, r rotators.Rotation) error {
+	if err := b.honest.Set(ctx, r); rotators.IsRefused(err) {
+		return err
+	}
+	return nil
+}
+
+// generated makes a value that no other system holds.
+type generated struct{}
+
+func (generated) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	return r.Settings.Password.Generate(32, "abcdefghijklmnopqrstuvwxyz0123456789")
+}
+func (generated) Set(context.Context, rotators.Rotation) error  { return nil }
+func (generated) Test(context.Context, rotators.Rotation) error { return nil }
+
+func overlap(wrap func(overlapping) rotators.Rotator) maker {
+	return func(t *testing.T, w *Wire) Harness {
+		v := &twoPasswords{passwords: []string{"the-first-password"}}
+		v.Server = httptest.NewServer(v)
+		t.Cleanup(v.Close)
+		return Harness{
+			Rotator: wrap(overlapping{honest{v.URL, &http.Client{Transport: w}}}),
+			Value:   rotators.NewSecret(`{"password":"the-first-password"}`),
+			Fields:  []string{"password"},
+			Accepts: v.accepts,
+			Overlap: true,
+		}
+	}
+}
+
 // harness builds one around the honest rotator as wrap changes it.
 func harness(wrap func(honest) rotators.Rotator) maker {
 	return func(t *testing.T, w *Wire) Harness {
@@ -195,8 +324,20 @@ func harness(wrap func(honest) rotators.Rotator) maker {
 	}
 }
 
-func TestAnHonestRotatorPasses(t *testing.T) {
-	Run(t, harness(func(h honest) rotators.Rotator { return h }))
+func TestHonestRotatorsPass(t *testing.T) {
+	for name, h := range map[string]maker{
+		"one password":  harness(func(h honest) rotators.Rotator { return h }),
+		"two passwords": overlap(func(o overlapping) rotators.Rotator { return o }),
+		"a value that no other system holds": func(*testing.T, *Wire) Harness {
+			return Harness{
+				Rotator: generated{},
+				Value:   rotators.NewSecret("the-first-signing-key"),
+				Accepts: func(context.Context, rotators.Secret) (bool, error) { return true, nil },
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { Run(t, h) })
+	}
 }
 
 // Each broken rotator must fail the check that is there for it, whatever else
@@ -204,28 +345,34 @@ func TestAnHonestRotatorPasses(t *testing.T) {
 func TestBrokenRotatorsAreCaught(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		wrap    func(honest) rotators.Rotator
+		harness maker
 		check   string
 		mention string
 	}{
-		{"Set is not idempotent", func(h honest) rotators.Rotator { return setNotIdempotent{h} }, "EveryStepTwice", "setSecret, the second time"},
-		{"Set is not idempotent", func(h honest) rotators.Rotator { return setNotIdempotent{h} }, "Crashes", "the retry failed"},
-		{"Create kills the current value", func(h honest) rotators.Rotator { return createKillsCurrent{h} }, "CreateLeavesCurrentWorking", "does not accept the current value"},
-		{"Create kills the current value", func(h honest) rotators.Rotator { return createKillsCurrent{h} }, "Crashes", "lost"},
-		{"Test always passes", func(h honest) rotators.Rotator { return testAlwaysPasses{h} }, "TestRefusesAWrongValue", "passes for a value"},
-		{"a secret in an error", func(h honest) rotators.Rotator { return secretInError{h} }, "TestRefusesAWrongValue", "holds a secret"},
-		{"a secret in a panic", func(h honest) rotators.Rotator { return panics{h} }, "DryTest", "holds a secret"},
-		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "OutageIsNotRefusal", "marked Refused"},
-		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "Crashes", "for the target's refusal"},
-		{"one byte of the value changed", func(h honest) rotators.Rotator { return oneByteChanged{h} }, "ChangesOnlyItsFields", "differs"},
-		{"Set goes through a password nobody stored", func(h honest) rotators.Rotator { return setLosesBoth{h} }, "Crashes", "the last working credential is lost"},
+		{"Set is not idempotent", harness(func(h honest) rotators.Rotator { return setNotIdempotent{h} }), "EveryStepTwice", "setSecret, the second time"},
+		{"Set is not idempotent", harness(func(h honest) rotators.Rotator { return setNotIdempotent{h} }), "Crashes", "the retry failed"},
+		{"Create kills the current value", harness(func(h honest) rotators.Rotator { return createKillsCurrent{h} }), "CreateLeavesCurrentWorking", "does not accept the current value"},
+		{"Create kills the current value", harness(func(h honest) rotators.Rotator { return createKillsCurrent{h} }), "Crashes", "lost"},
+		{"Test always passes", harness(func(h honest) rotators.Rotator { return testAlwaysPasses{h} }), "TestRefusesAWrongValue", "passes for a value"},
+		{"a secret in an error", harness(func(h honest) rotators.Rotator { return secretInError{h} }), "TestRefusesAWrongValue", "holds a secret"},
+		{"a secret in a panic", harness(func(h honest) rotators.Rotator { return panics{h} }), "DryTest", "holds a secret"},
+		{"an outage is called a refusal", harness(func(h honest) rotators.Rotator { return outageAsRefusal{h} }), "OutageIsNotRefusal", "for the target's refusal"},
+		{"an outage is called a refusal", harness(func(h honest) rotators.Rotator { return outageAsRefusal{h} }), "Crashes", "for the target's refusal"},
+		{"one byte of the value changed", harness(func(h honest) rotators.Rotator { return oneByteChanged{h} }), "ChangesOnlyItsFields", "differs"},
+		{"Set goes through a password nobody stored", harness(func(h honest) rotators.Rotator { return setLosesBoth{h} }), "Crashes", "the last working credential is lost"},
+		{"Create always makes the same value", harness(func(h honest) rotators.Rotator { return alwaysTheSame{h} }), "RotatesAgain", "no new value"},
+		{"Set hides that it failed", harness(func(h honest) rotators.Rotator { return setHidesFailures{h} }), "OutageIsNotRefusal", "does not accept the pending value"},
+		{"Retire does nothing", overlap(func(o overlapping) rotators.Rotator { return retireDoesNothing{o} }), "Rotates", "still works"},
+		{"Retire takes the current value", overlap(func(o overlapping) rotators.Rotator { return retiresCurrent{o} }), "Rotates", "retiring"},
+		{"Retire is not idempotent", overlap(func(o overlapping) rotators.Rotator { return retireNotIdempotent{o} }), "Crashes", "the retry failed"},
+		{"nothing makes room for the next value", overlap(func(o overlapping) rotators.Rotator { return neverRetires{o} }), "RotatesAgain", "409"},
 	} {
 		t.Run(c.name+" "+c.check, func(t *testing.T) {
 			for _, check := range checks {
 				if check.name != c.check {
 					continue
 				}
-				err := check.run(t, harness(c.wrap))
+				err := check.run(t, c.harness)
 				if err == nil || !strings.Contains(err.Error(), c.mention) {
 					t.Errorf("%s says %v, want a mention of %q", c.check, err, c.mention)
 				}

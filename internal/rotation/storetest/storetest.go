@@ -148,6 +148,30 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 				t.Errorf("the tags are %v", tags)
 			}
 		}},
+		{"an order to retire what readers get is void", func(t *testing.T, ctx context.Context, f Fixture) {
+			token := f.Begin()
+			a := load(t, ctx, f, token)
+			if err := f.Store.PutPending(ctx, a, next); err != nil {
+				t.Fatal(err)
+			}
+			// Somebody takes the promotion back while the old value is waiting to
+			// be retired. A crash between Promote's two writes ends the same way.
+			first := a.Current
+			a.Tags.Retire = first
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+			back := load(t, ctx, f, token)
+			back.Token, back.Tags.Retire = first, ""
+			if err := f.Store.Promote(ctx, back); err != nil {
+				t.Fatal(err)
+			}
+			a = load(t, ctx, f, token)
+			if a.Current != first || a.Tags.Retire != "" {
+				t.Errorf("version %s is current, and version %q is to be retired", a.Current, a.Tags.Retire)
+			}
+			want(t, f, a, rotation.PreviousValue, next)
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, t.Context(), newFixture(t)) })
 	}
