@@ -296,13 +296,21 @@ func (l *rdsLocator) endpoint(ctx context.Context, host string) (rdsEndpoint, er
 //	CLUSTER.cluster-HASH.REGION.rds.amazonaws.com, .cluster-ro-HASH.
 //	NAME.cluster-custom-HASH.
 //
-// In China they end in .cn. An RDS Proxy has a name of that kind too, but is no
+// In China they end in .cn, and there rds and the region change places in the
+// names given today. An RDS Proxy has a name of that kind too, but is no
 // database.
 func parseEndpoint(host string) (rdsEndpoint, bool) {
 	host = strings.ToLower(host)
-	labels, ok := strings.CutSuffix(strings.TrimSuffix(host, ".cn"), ".rds.amazonaws.com")
+	labels, china := strings.CutSuffix(host, ".cn")
+	labels, ok := strings.CutSuffix(labels, ".amazonaws.com")
 	parts := strings.Split(labels, ".")
-	if !ok || len(parts) != 3 || slices.Contains(parts, "") {
+	if !ok || len(parts) != 4 || slices.Contains(parts, "") {
+		return rdsEndpoint{}, false
+	}
+	if china && parts[2] == "rds" {
+		parts[2], parts[3] = parts[3], parts[2]
+	}
+	if parts[3] != "rds" {
 		return rdsEndpoint{}, false
 	}
 	e := rdsEndpoint{rdsName: rdsName{"instance", parts[0]}, host: host, region: parts[2]}

@@ -191,7 +191,8 @@ func TestParseEndpoint(t *testing.T) {
 	for host, want := range map[string]string{
 		"db.abc.eu-west-1.rds.amazonaws.com":                `the DB instance "db"`,
 		"DB.abc.eu-west-1.RDS.amazonaws.com":                `the DB instance "db"`,
-		"db.abc.rds.cn-north-1.amazonaws.com.cn":            "",
+		"db.abc.rds.cn-north-1.amazonaws.com.cn":            `the DB instance "db"`,
+		"db.abc.rds.eu-west-1.amazonaws.com":                "",
 		"db.abc.cn-north-1.rds.amazonaws.com.cn":            `the DB instance "db"`,
 		"cl.cluster-abc.eu-west-1.rds.amazonaws.com":        `the DB cluster "cl"`,
 		"cl.cluster-ro-abc.eu-west-1.rds.amazonaws.com":     `the DB cluster "cl"`,
