@@ -33,7 +33,9 @@ const (
 // account of the secret. Until it is asked it does nothing.
 //
 // An identifier and a host in one value must agree: the host must be an
-// endpoint of what the identifier names, or a CNAME of one.
+// endpoint of what the identifier names, or a CNAME of one. A Place's Writer is
+// always the endpoint itself, because that is what an admin's login is compared
+// with, and what certificates and IAM tokens are made for.
 func RDS(cfg aws.Config) Locator {
 	return &rdsLocator{cfg: cfg, lookupCNAME: net.DefaultResolver.LookupCNAME}
 }
@@ -74,19 +76,18 @@ func (l *rdsLocator) Locate(ctx context.Context, value rotators.Secret) (Place, 
 
 	var node rdsNode
 	var err error
-	endpoint := host // what the host stands for, without its CNAMEs
 	switch {
 	case instance != "":
 		node, err = l.describe(ctx, rdsName{"instance", instance})
 	case cluster != "":
 		node, err = l.describe(ctx, rdsName{"cluster", cluster})
 	case host != "":
-		node, endpoint, err = l.byHost(ctx, host)
+		node, err = l.byHost(ctx, host)
 	default:
 		err = rotators.Permanent(errors.New(`the value does not say where the database is: add the field "host", "dbInstanceIdentifier" or "dbClusterIdentifier"`))
 	}
-	if err == nil && host != "" && !node.has(endpoint) {
-		endpoint, err = l.answersAt(ctx, node, host)
+	if err == nil && host != "" && instance+cluster != "" {
+		err = l.answersAt(ctx, node, host)
 	}
 	if err != nil {
 		return Place{}, err
@@ -103,9 +104,6 @@ func (l *rdsLocator) Locate(ctx context.Context, value rotators.Secret) (Place, 
 	for range maxSources {
 		if writer.source == (rdsName{}) {
 			place.Writer, place.WriterPort = writer.endpoints[0], writer.port
-			if strings.EqualFold(endpoint, place.Writer) {
-				place.Writer = place.Host
-			}
 			return place, nil
 		}
 		if writer, err = l.describe(ctx, writer.source); err != nil {
@@ -192,51 +190,52 @@ func clusterNode(c types.DBCluster) rdsNode {
 	return node
 }
 
-// answersAt returns the endpoint that host is a CNAME of. It must be one of the
-// node's or of a member of that cluster: else a password would go where the
-// identifier does not point.
-func (l *rdsLocator) answersAt(ctx context.Context, node rdsNode, host string) (string, error) {
+// answersAt checks that host is an endpoint of node, or of a member of that
+// cluster, or a CNAME of one: else a password would go where the identifier does
+// not point.
+func (l *rdsLocator) answersAt(ctx context.Context, node rdsNode, host string) error {
+	if node.has(host) {
+		return nil
+	}
 	stranger := rotators.Permanent(fmt.Errorf("the field \"host\" is no endpoint of %s, which answers at %s: correct it, or the identifier", node, strings.Join(node.endpoints, ", ")))
 	endpoint, err := l.endpoint(ctx, host)
 	if err == nil && !node.has(endpoint.host) {
 		if node.kind != "cluster" || endpoint.kind != "instance" {
-			return "", stranger
+			return stranger
 		}
 		var member rdsNode
 		member, err = l.describe(ctx, endpoint.rdsName)
 		if err == nil && !(member.has(endpoint.host) && member.source == node.rdsName) {
-			return "", stranger
+			return stranger
 		}
 	}
 	if rotators.IsPermanent(err) {
-		return "", stranger
+		return stranger
 	}
-	return endpoint.host, err
+	return err
 }
 
 func (n rdsNode) has(host string) bool {
 	return slices.ContainsFunc(n.endpoints, func(e string) bool { return strings.EqualFold(e, host) })
 }
 
-// byHost finds what answers at a host, and the endpoint the host stands for.
-func (l *rdsLocator) byHost(ctx context.Context, host string) (rdsNode, string, error) {
+// byHost finds what answers at a host.
+func (l *rdsLocator) byHost(ctx context.Context, host string) (rdsNode, error) {
 	endpoint, err := l.endpoint(ctx, host)
 	if err != nil {
-		return rdsNode{}, "", err
+		return rdsNode{}, err
 	}
 	if endpoint.region != l.cfg.Region {
-		return rdsNode{}, "", rotators.Permanent(fmt.Errorf("the host %q is in another region than this function, which is in %s: rotate the secret in %s", host, l.cfg.Region, endpoint.region))
+		return rdsNode{}, rotators.Permanent(fmt.Errorf("the host %q is in another region than this function, which is in %s: rotate the secret in %s", host, l.cfg.Region, endpoint.region))
 	}
-	var node rdsNode
 	if endpoint.custom {
-		node, err = l.byCustomEndpoint(ctx, endpoint.host)
-	} else {
-		node, err = l.describe(ctx, endpoint.rdsName)
+		return l.byCustomEndpoint(ctx, endpoint.host)
 	}
+	node, err := l.describe(ctx, endpoint.rdsName)
 	if err == nil && !node.has(endpoint.host) {
 		err = rotators.Permanent(fmt.Errorf("the host %q is no endpoint of %s, though it is named like one, so it may be of another account: %s", host, endpoint.rdsName, addIdentifier))
 	}
-	return node, endpoint.host, err
+	return node, err
 }
 
 func (l *rdsLocator) byCustomEndpoint(ctx context.Context, host string) (rdsNode, error) {

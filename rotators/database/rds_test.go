@@ -92,9 +92,9 @@ func TestLocate(t *testing.T) {
 		want  Place
 	}{
 		{`{"dbInstanceIdentifier":"source"}`, Place{source, 5433, source, 5433, "postgres"}},
-		{`{"dbInstanceIdentifier":"SOURCE","host":"` + strings.ToUpper(source) + `","port":"5433"}`, Place{strings.ToUpper(source), 5433, strings.ToUpper(source), 5433, "postgres"}},
+		{`{"dbInstanceIdentifier":"SOURCE","host":"` + strings.ToUpper(source) + `","port":"5433"}`, Place{strings.ToUpper(source), 5433, source, 5433, "postgres"}},
 		{`{"dbInstanceIdentifier":"arn:aws:rds:us-east-1:000000000000:db:source"}`, Place{source, 5433, source, 5433, "postgres"}},
-		{`{"dbInstanceIdentifier":"source","host":"db.example.com"}`, Place{"db.example.com", 5433, "db.example.com", 5433, "postgres"}},
+		{`{"dbInstanceIdentifier":"source","host":"db.example.com"}`, Place{"db.example.com", 5433, source, 5433, "postgres"}},
 		{`{"dbInstanceIdentifier":"replica"}`, Place{replica, 5433, source, 5433, "postgres"}},
 		{`{"dbInstanceIdentifier":"cascade"}`, Place{"cascade." + domain, 5433, source, 5433, "postgres"}},
 		{`{"dbInstanceIdentifier":"member"}`, Place{member, 5433, writer, 5434, "aurora-postgresql"}},
@@ -103,7 +103,7 @@ func TestLocate(t *testing.T) {
 		{`{"dbClusterIdentifier":"aurora"}`, Place{writer, 5434, writer, 5434, "aurora-postgresql"}},
 		{`{"dbClusterIdentifier":"aurora","host":"` + reader + `"}`, Place{reader, 5434, writer, 5434, "aurora-postgresql"}},
 		{`{"dbClusterIdentifier":"aurora","host":"` + custom + `"}`, Place{custom, 5434, writer, 5434, "aurora-postgresql"}},
-		{`{"dbClusterIdentifier":"aurora","host":"cl.example.com"}`, Place{"cl.example.com", 5434, "cl.example.com", 5434, "aurora-postgresql"}},
+		{`{"dbClusterIdentifier":"aurora","host":"cl.example.com"}`, Place{"cl.example.com", 5434, writer, 5434, "aurora-postgresql"}},
 		{`{"dbClusterIdentifier":"aurora","host":"` + member + `"}`, Place{member, 5434, writer, 5434, "aurora-postgresql"}},
 		{`{"dbClusterIdentifier":"copy"}`, Place{"copy.cluster-" + domain, 5434, writer, 5434, "aurora-postgresql"}},
 		{`{"dbClusterIdentifier":"of-instance"}`, Place{"of-instance.cluster-" + domain, 5434, source, 5433, "aurora-postgresql"}},
@@ -113,7 +113,7 @@ func TestLocate(t *testing.T) {
 		{`{"host":"` + member + `"}`, Place{member, 5433, writer, 5434, "aurora-postgresql"}},
 		{`{"host":"` + reader + `"}`, Place{reader, 5434, writer, 5434, "aurora-postgresql"}},
 		{`{"host":"` + custom + `"}`, Place{custom, 5434, writer, 5434, "aurora-postgresql"}},
-		{`{"host":"db.example.com"}`, Place{"db.example.com", 5433, "db.example.com", 5433, "postgres"}},
+		{`{"host":"db.example.com"}`, Place{"db.example.com", 5433, source, 5433, "postgres"}},
 		{`{"host":"ro.example.com"}`, Place{"ro.example.com", 5433, source, 5433, "postgres"}},
 	} {
 		got, err := l.Locate(t.Context(), rotators.NewSecret(c.value))
