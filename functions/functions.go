@@ -27,6 +27,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"github.com/rekeyhq/rekey/internal/account"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/internal/secretstore"
 	"github.com/rekeyhq/rekey/rotators"
@@ -54,24 +55,21 @@ func (e *EnvironmentError) Unwrap() error { return e.Err }
 // It reads the environment once: what docs/settings.md lists for functions. A
 // mistake there fails every invocation, with an error that names the variable.
 func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
-	h := &secretRotator{client: secretsmanager.NewFromConfig(cfg)}
-	h.engine = rotation.Engine{
-		Others: &others{secrets: h.client},
-		Log:    slog.New(lambdacontext.NewLogHandler()),
-	}
-	var policyErr, limitErr error
+	h := &secretRotator{engine: rotation.Engine{Log: slog.New(lambdacontext.NewLogHandler())}}
+	var policyErr, limitErr, roleErr error
 	h.engine.Password, policyErr = passwordPolicy(os.Getenv)
 	h.engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))
-	if err := errors.Join(policyErr, limitErr); err != nil {
+	h.accounts, roleErr = newAccounts(cfg, os.Getenv("REKEY_ROLE_NAME"))
+	if err := errors.Join(policyErr, limitErr, roleErr); err != nil {
 		h.err = &EnvironmentError{err}
 	}
 	return h
 }
 
 type secretRotator struct {
-	client *secretsmanager.Client
-	engine rotation.Engine
-	err    error // a mistake in the environment
+	accounts *accounts
+	engine   rotation.Engine
+	err      error // a mistake in the environment
 }
 
 // Invoke implements lambda.Handler.
@@ -83,8 +81,14 @@ func (h *secretRotator) Invoke(ctx context.Context, payload []byte) ([]byte, err
 	if err != nil {
 		return nil, &EventError{err}
 	}
-	store := secretstore.New(h.client, rotators.NewSecret(event.RotationToken))
-	if err := h.engine.Step(ctx, store, step, event.SecretID, event.ClientRequestToken); err != nil {
+	engine := h.engine
+	engine.Others = &others{h.accounts, event.SecretID}
+	client := secretsmanager.NewFromConfig(h.accounts.config(ctx, event.SecretID))
+	if credentials := h.accounts.credentials(ctx, event.SecretID); credentials != nil {
+		ctx = account.With(ctx, credentials)
+	}
+	store := secretstore.New(client, rotators.NewSecret(event.RotationToken))
+	if err := engine.Step(ctx, store, step, event.SecretID, event.ClientRequestToken); err != nil {
 		return nil, err
 	}
 	return []byte("null"), nil

@@ -31,6 +31,9 @@ type Engine struct {
 	// password is wrong; anything else, a network failure above all, must not
 	// be. No error may hold a password.
 	Open func(context.Context, Login) (Session, error)
+
+	// Locator finds databases that RDS runs; nil: RDS is not asked.
+	Locator Locator
 }
 
 // Session is one login. It is used by one goroutine at a time.

@@ -32,9 +32,9 @@ type Options struct {
 // New returns the rotator for PostgreSQL, RDS for PostgreSQL and Aurora
 // PostgreSQL. The options may be nil.
 //
-// cfg is what finding RDS endpoints and making IAM logins will need. Neither is
-// in this version, which does not use it.
-func New(_ aws.Config, o *Options) rotators.Rotator {
+// cfg is what asks RDS where a database is, for values that name one by its
+// identifier and for read replicas.
+func New(cfg aws.Config, o *Options) rotators.Rotator {
 	c := newConnector(o)
 	return database.New(database.Engine{
 		Name:     "PostgreSQL",
@@ -44,5 +44,6 @@ func New(_ aws.Config, o *Options) rotators.Rotator {
 		Length:   32,
 		Alphabet: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._",
 		Open:     c.open,
+		Locator:  database.RDS(cfg),
 	})
 }
