@@ -83,12 +83,22 @@ func (h honest) send(ctx context.Context, value rotators.Secret, next string) er
 	}
 }
 
+func noOptions(r rotators.Rotation) error {
+	if len(r.Settings.Options) > 0 {
+		return rotators.Permanent(errors.New("the vendor has no options"))
+	}
+	return nil
+}
+
 func password(value rotators.Secret) string {
 	p, _ := value.Field("password")
 	return p.Reveal()
 }
 
 func (h honest) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	if err := noOptions(r); err != nil {
+		return rotators.Secret{}, err
+	}
 	next, err := r.Settings.Password.Generate(32, "abcdefghijklmnopqrstuvwxyz0123456789")
 	if err != nil {
 		return rotators.Secret{}, err
@@ -145,6 +155,15 @@ type outageAsRefusal struct{ honest }
 
 func (b outageAsRefusal) Test(ctx context.Context, r rotators.Rotation) error {
 	return rotators.Refused(b.send(ctx, r.Pending, ""))
+}
+
+type outageAsOwnRefusal struct{ honest }
+
+func (b outageAsOwnRefusal) Test(ctx context.Context, r rotators.Rotation) error {
+	if b.send(ctx, r.Pending, "") != nil {
+		return rotators.Refused(errors.New("the password is wrong"))
+	}
+	return nil
 }
 
 type oneByteChanged struct{ honest }
@@ -215,7 +234,8 @@ func TestBrokenRotatorsAreCaught(t *testing.T) {
 		{"Test always passes", func(h honest) rotators.Rotator { return testAlwaysPasses{h} }, "TestRefusesAWrongValue", "passes for a value"},
 		{"a secret in an error", func(h honest) rotators.Rotator { return secretInError{h} }, "TestRefusesAWrongValue", "holds a secret"},
 		{"a secret in a panic", func(h honest) rotators.Rotator { return panics{h} }, "DryTest", "holds a secret"},
-		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "OutageIsNotRefusal", "marked Refused"},
+		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "OutageIsNotRefusal", "for the target's refusal"},
+		{"an outage becomes a refusal of its own", func(h honest) rotators.Rotator { return outageAsOwnRefusal{h} }, "OutageIsNotRefusal", "marked Refused"},
 		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "Crashes", "for the target's refusal"},
 		{"one byte of the value changed", func(h honest) rotators.Rotator { return oneByteChanged{h} }, "ChangesOnlyItsFields", "differs"},
 		{"Set goes through a password nobody stored", func(h honest) rotators.Rotator { return setLosesBoth{h} }, "Crashes", "the last working credential is lost"},
