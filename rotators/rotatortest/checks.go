@@ -373,8 +373,8 @@ func borrowedPower(t *testing.T, newHarness maker) error {
 	before := 0
 	if tr.Keys != nil {
 		var err error
-		if before, err = tr.keys(ctx); err != nil {
-			return err
+		if before, err = tr.Keys(ctx); err != nil {
+			return fmt.Errorf("counting the live credentials: %w", err)
 		}
 	}
 	err := tr.all(ctx)
@@ -393,8 +393,8 @@ func borrowedPower(t *testing.T, newHarness maker) error {
 		return err
 	}
 	if tr.Keys != nil {
-		if after, err := tr.keys(ctx); err != nil {
-			return err
+		if after, err := tr.Keys(ctx); err != nil {
+			return fmt.Errorf("counting the live credentials: %w", err)
 		} else if after != before {
 			return fmt.Errorf("an admin that nobody vouches for changed the number of live credentials from %d to %d, for a secret whose current value is wrong", before, after)
 		}
@@ -405,21 +405,20 @@ func borrowedPower(t *testing.T, newHarness maker) error {
 func crashes(t *testing.T, newHarness maker) error {
 	points, err := sweep(t, func(t *testing.T, w *Wire) Scenario {
 		tr := newTrial(t, newHarness, w, withGrace("0m"))
+		tooMany := tr.watchKeys(t.Context())
 		return Scenario{
-			Run: tr.all,
-			Crashed: func(ctx context.Context) error {
-				if tr.Keys != nil {
-					if _, err := tr.keys(ctx); err != nil {
+			Run:     tr.all,
+			Crashed: tr.survived,
+			Recovered: func(ctx context.Context) error {
+				if err := tr.promoted(ctx); err != nil {
+					return err
+				}
+				if tr.isRetirer() {
+					if err := tr.retired(ctx); err != nil {
 						return err
 					}
 				}
-				return tr.survived(ctx)
-			},
-			Recovered: func(ctx context.Context) error {
-				if err := tr.promoted(ctx); err != nil || !tr.isRetirer() {
-					return err
-				}
-				return tr.retired(ctx)
+				return tooMany()
 			},
 		}
 	})

@@ -7,9 +7,9 @@ import (
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// Harness is a rotator under test, and the means to see what it does. The first
-// four fields that have no zero value to go by are all that most rotators need:
-// Rotator, Value, Fields and Accepts.
+// Harness is a rotator under test, and the means to see what it does. Rotator,
+// Value, Fields and Accepts are all that many rotators need; every other field
+// says what leaving it out means.
 //
 // The functions must not go through the Wire: they are the suite's own eyes.
 type Harness struct {
@@ -43,8 +43,8 @@ type Harness struct {
 	// store holds, or it is a stray. Nil: Create mints nothing, and the suite
 	// insists that a new value is refused until it is set.
 	Keys func(context.Context) (int, error)
-	// MaxKeys is the most that Keys may count at any instant. 0: the target
-	// sees to that itself, or there is no limit.
+	// MaxKeys is the most that Keys may count at any instant, however often a
+	// run crashes. 0: there is no limit, or the target refuses what is over it.
 	MaxKeys int
 	// Lookup reads another secret, as Rotation.Lookup does: an admin's login. A
 	// Harness that has one is also tried with a current value that proves

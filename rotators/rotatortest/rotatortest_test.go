@@ -201,6 +201,76 @@ func (b panics) Test(_ context.Context, r rotators.Rotation) error {
 	panic("cannot use " + password(r.Pending))
 }
 
+type secretInErrorField struct{ honest }
+
+type loginError struct{ Password string }
+
+func (e *loginError) Error() string { return "the login failed" }
+
+func (b secretInErrorField) Test(ctx context.Context, r rotators.Rotation) error {
+	if err := b.send(ctx, r.Pending, ""); err != nil {
+		return fmt.Errorf("%w: %w", &loginError{password(r.Pending)}, err)
+	}
+	return nil
+}
+
+type secretInURL struct{ honest }
+
+func (b secretInURL) Test(ctx context.Context, r rotators.Rotation) error {
+	if _, err := http.NewRequest(http.MethodGet, b.url+"/login/"+password(r.Pending), nil); err != nil {
+		return err
+	}
+	return b.honest.Test(ctx, r)
+}
+
+type readsNoAnswer struct{ honest }
+
+func (b readsNoAnswer) Test(ctx context.Context, r rotators.Rotation) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url, nil)
+	if err != nil {
+		return err
+	}
+	req.SetBasicAuth("app", password(r.Pending))
+	resp, _ := b.client.Do(req)
+	if resp.StatusCode != http.StatusOK {
+		return rotators.Refused(errors.New("the vendor refuses the password of app"))
+	}
+	return nil
+}
+
+type optionsIgnored struct{ honest }
+
+func (b optionsIgnored) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	r.Settings.Options = nil
+	return b.honest.Create(ctx, r)
+}
+
+type optionsRetried struct{ honest }
+
+func (b optionsRetried) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	if len(r.Settings.Options) > 0 {
+		return rotators.Secret{}, errors.New("the vendor has no options")
+	}
+	return b.honest.Create(ctx, r)
+}
+
+// remembersNext sets what its own Create made, which need not be what was
+// stored.
+type remembersNext struct {
+	honest
+	next rotators.Secret
+}
+
+func (b *remembersNext) Create(ctx context.Context, r rotators.Rotation) (next rotators.Secret, err error) {
+	b.next, err = b.honest.Create(ctx, r)
+	return b.next, err
+}
+
+func (b *remembersNext) Set(ctx context.Context, r rotators.Rotation) error {
+	r.Pending = b.next
+	return b.honest.Set(ctx, r)
+}
+
 // harness builds one around the honest rotator as wrap changes it.
 func harness(wrap func(honest) rotators.Rotator) maker {
 	return func(t *testing.T, w *Wire) Harness {
@@ -238,21 +308,59 @@ func TestBrokenRotatorsAreCaught(t *testing.T) {
 		{"an outage becomes a refusal of its own", func(h honest) rotators.Rotator { return outageAsOwnRefusal{h} }, "OutageIsNotRefusal", "marked Refused"},
 		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "Crashes", "for the target's refusal"},
 		{"one byte of the value changed", func(h honest) rotators.Rotator { return oneByteChanged{h} }, "ChangesOnlyItsFields", "differs"},
+		{"a secret in what an error prints as", func(h honest) rotators.Rotator { return secretInErrorField{h} }, "TestRefusesAWrongValue", "holds a secret"},
+		{"a secret quoted by a library", func(h honest) rotators.Rotator { return secretInURL{h} }, "OddBytes", "as a Go string"},
+		{"an answer that never came is read", func(h honest) rotators.Rotator { return readsNoAnswer{h} }, "Crashes", "testSecret panics"},
+		{"options are accepted silently", func(h honest) rotators.Rotator { return optionsIgnored{h} }, "RejectsUnknownOptions", "no rotator has"},
+		{"an unknown option is tried again", func(h honest) rotators.Rotator { return optionsRetried{h} }, "RejectsUnknownOptions", "not Permanent"},
+		{"what Create made is remembered", func(h honest) rotators.Rotator { return &remembersNext{honest: h} }, "EveryStepAtOnce", "a second createSecret"},
 		{"Set goes through a password nobody stored", func(h honest) rotators.Rotator { return setLosesBoth{h} }, "Crashes", "the last working credential is lost"},
 	} {
 		t.Run(c.name+" "+c.check, func(t *testing.T) {
-			for _, check := range checks {
-				if check.name != c.check {
-					continue
-				}
-				err := check.run(t, harness(c.wrap))
-				if err == nil || !strings.Contains(err.Error(), c.mention) {
-					t.Errorf("%s says %v, want a mention of %q", c.check, err, c.mention)
-				}
-				return
-			}
-			t.Errorf("there is no check %s", c.check)
+			catches(t, c.check, harness(c.wrap), c.mention)
 		})
+	}
+}
+
+// catches checks that a check fails, with a mention of what it is about.
+func catches(t *testing.T, name string, newHarness maker, mention string) {
+	t.Helper()
+	for _, check := range checks {
+		if check.name != name {
+			continue
+		}
+		err := check.run(t, newHarness)
+		if err == nil || !strings.Contains(err.Error(), mention) {
+			t.Errorf("%s says %v, want a mention of %q", name, err, mention)
+		}
+		return
+	}
+	t.Errorf("there is no check %s", name)
+}
+
+// What a Harness declares and a rotator does not do is caught.
+func TestFalseDeclarationsAreCaught(t *testing.T) {
+	declare := func(newHarness maker, change func(*Harness)) maker {
+		return func(t *testing.T, w *Wire) Harness {
+			h := newHarness(t, w)
+			change(&h)
+			return h
+		}
+	}
+	single := harness(func(h honest) rotators.Rotator { return h })
+	keys := issuerHarness(func(i issuer) rotators.Rotator { return i })
+	for _, c := range []struct {
+		name       string
+		newHarness maker
+		check      string
+		mention    string
+	}{
+		{"an overlap that is none", declare(single, func(h *Harness) { h.Overlap = true }), "AcceptedWhenDeclared", "refused (!)"},
+		{"an overlap that is none", declare(single, func(h *Harness) { h.Overlap = true }), "Crashes", "declares an overlap"},
+		{"an overlap not declared", declare(keys, func(h *Harness) { h.Overlap = false }), "AcceptedWhenDeclared", "accepted (!)"},
+		{"minting not declared", declare(keys, func(h *Harness) { h.Keys = nil }), "AcceptedWhenDeclared", "accepted (!)"},
+	} {
+		t.Run(c.name+" "+c.check, func(t *testing.T) { catches(t, c.check, c.newHarness, c.mention) })
 	}
 }
 

@@ -34,6 +34,7 @@ type cell struct{ want, got truth }
 func acceptedWhenDeclared(t *testing.T, newHarness maker) error {
 	ctx := t.Context()
 	tr := newTrial(t, newHarness, &Wire{}, withGrace("1h"))
+	tooMany := tr.watchKeys(ctx)
 	var table []instant
 	look := func(name string, n int, after rotation.Step) error {
 		col := instant{name: name}
@@ -70,6 +71,9 @@ func acceptedWhenDeclared(t *testing.T, newHarness maker) error {
 		if err = tr.graceIsOver(ctx); err == nil {
 			err = look("retire", 2, afterRetire)
 		}
+	}
+	if err == nil {
+		err = tooMany()
 	}
 	if err != nil {
 		return fmt.Errorf("%w\n\n%s", err, render(table))

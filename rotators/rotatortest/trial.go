@@ -249,9 +249,9 @@ func (tr *trial) noStrays(ctx context.Context) error {
 	if tr.Keys == nil {
 		return nil
 	}
-	live, err := tr.keys(ctx)
+	live, err := tr.Keys(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("counting the live credentials: %w", err)
 	}
 	stored := 0
 	for _, value := range tr.store.Values() {
@@ -269,16 +269,30 @@ func (tr *trial) noStrays(ctx context.Context) error {
 	return nil
 }
 
-// keys is Keys, checked against the limit.
-func (tr *trial) keys(ctx context.Context) (int, error) {
-	live, err := tr.Keys(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("counting the live credentials: %w", err)
+// watchKeys counts the live credentials before every outside call from now on.
+// What it returns tells whether there ever were too many.
+func (tr *trial) watchKeys(ctx context.Context) (over func() error) {
+	if tr.Keys == nil || tr.MaxKeys == 0 {
+		return func() error { return nil }
 	}
-	if tr.MaxKeys > 0 && live > tr.MaxKeys {
-		return live, fmt.Errorf("the target has %d live credentials, and may have %d", live, tr.MaxKeys)
+	var mu sync.Mutex
+	var found error
+	tr.wire.beforeEach(func() {
+		live, err := tr.Keys(ctx)
+		if err == nil && live > tr.MaxKeys {
+			err = fmt.Errorf("the target has %d live credentials, and may have %d", live, tr.MaxKeys)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if found == nil {
+			found = err
+		}
+	})
+	return func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		return found
 	}
-	return live, nil
 }
 
 // retired checks that retirement is done: readers' value serves, nothing else

@@ -20,7 +20,7 @@ type Wire struct {
 	crash int  // the call at which the process dies; 0: none
 	after bool // whether that call still has its effect
 	dead  bool
-	stand func(call int) // told of each call before it happens; nil: nobody
+	stand func(call int) // runs before each call; nil: nothing does
 	conns map[*conn]bool
 }
 
@@ -113,6 +113,13 @@ func (w *Wire) standBefore(call int, do func()) {
 			do()
 		}
 	}
+}
+
+// beforeEach has do run before each call.
+func (w *Wire) beforeEach(do func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stand = func(int) { do() }
 }
 
 // die cuts everything off.
