@@ -277,7 +277,7 @@ func rejectsUnknownOptions(t *testing.T, newHarness maker) error {
 	})
 	switch err := tr.step(ctx, rotation.CreateSecret); {
 	case err == nil:
-		return errors.New("Create succeeds with an option in rekey:options that no rotator has")
+		return errors.New("this Create succeeds with an option in rekey:options that no rotator has")
 	case asBroken(err) != nil:
 		return err
 	case !rotators.IsPermanent(err):
@@ -338,7 +338,7 @@ func anotherAccount(t *testing.T, newHarness maker) error {
 	}
 	switch err := tr.steps(ctx, rotation.SetSecret, rotation.TestSecret); {
 	case err == nil:
-		return errors.New("Set and Test succeed for a pending value of another account")
+		return errors.New("this Set and this Test succeed for a pending value of another account")
 	case asBroken(err) != nil:
 		return err
 	}
