@@ -24,7 +24,7 @@
 // before and after each one in turn: from there on nothing leaves the Wire and
 // nothing comes back, and what happens next is a retry. What the rotator keeps
 // in its own fields survives such a crash, though in a new process it would
-// not; EveryStepAtOnce and TwoSecrets are there for what rotators keep.
+// not; StepsAtOnce and TwoSecrets are there for what rotators keep.
 //
 // A check that passes is a real pass: nothing in here waits by sleeping, or
 // depends on chance. A check that cannot apply says so in the test's log, by
@@ -46,10 +46,11 @@
 //     first run left at the target is gone in the end.
 //   - EveryStepTwice: each step succeeds a second time, and so do all four after
 //     the rotation is over.
-//   - EveryStepAtOnce: while one invocation stands before one of its outside
-//     calls, each in turn, another takes the same step. Some stored value is
-//     accepted then, and running the steps again finishes. (Of an issuer whose
-//     Creates met, a new attempt must finish.)
+//   - StepsAtOnce: while one invocation of createSecret, setSecret or
+//     finishSecret stands before one of its outside calls, each in turn, another
+//     takes the same step. Some stored value is accepted then, and running the
+//     steps again finishes. (Of an issuer whose Creates met, a new attempt must
+//     finish.)
 //   - AcceptedWhenDeclared: a truth table of two rotations, the second within
 //     the grace of the first. After each step, every value the store holds is
 //     accepted, or refused, as Overlap declares; a failure prints the table.

@@ -86,7 +86,7 @@ var checks = []check{
 	{"CreateLeavesCurrentWorking", "until the new value is stored and set, readers need the old one; a value that dies with the process must not have replaced it.", createLeavesCurrentWorking},
 	{"CreateAgain", "a value that was made and lost before it could be stored is made again.", createAgain},
 	{"EveryStepTwice", "Secrets Manager runs all four steps again after any failure, so each must find its work done.", everyStepTwice},
-	{"EveryStepAtOnce", "a function that timed out may run on while its retry runs; together they must not leave what neither would leave alone.", everyStepAtOnce},
+	{"StepsAtOnce", "a function that timed out may run on while its retry runs; together they must not leave what neither would leave alone.", stepsAtOnce},
 	{"AcceptedWhenDeclared", "owners choose a strategy by what readers go through in a rotation, so a rotator must do what it declares.", acceptedWhenDeclared},
 	{"Retires", "retirement is run until it is recorded as done, so it must find its work done too; and an old credential that goes on working was never rotated.", retires},
 	{"TestRefusesAWrongValue", "a test that passes for a value the target does not take lets a dead credential be promoted.", testRefusesAWrongValue},

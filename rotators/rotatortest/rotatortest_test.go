@@ -313,7 +313,7 @@ func TestBrokenRotatorsAreCaught(t *testing.T) {
 		{"an answer that never came is read", func(h honest) rotators.Rotator { return readsNoAnswer{h} }, "Crashes", "testSecret panics"},
 		{"options are accepted silently", func(h honest) rotators.Rotator { return optionsIgnored{h} }, "RejectsUnknownOptions", "no rotator has"},
 		{"an unknown option is tried again", func(h honest) rotators.Rotator { return optionsRetried{h} }, "RejectsUnknownOptions", "not Permanent"},
-		{"what Create made is remembered", func(h honest) rotators.Rotator { return &remembersNext{honest: h} }, "EveryStepAtOnce", "a second createSecret"},
+		{"what Create made is remembered", func(h honest) rotators.Rotator { return &remembersNext{honest: h} }, "StepsAtOnce", "a second createSecret"},
 		{"Set goes through a password nobody stored", func(h honest) rotators.Rotator { return setLosesBoth{h} }, "Crashes", "the last working credential is lost"},
 	} {
 		t.Run(c.name+" "+c.check, func(t *testing.T) {
