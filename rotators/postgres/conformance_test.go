@@ -18,6 +18,7 @@ func TestConformance(t *testing.T) {
 		return rotatortest.Harness{
 			Rotator: New(awsConfig, &Options{Dial: w.DialContext}),
 			Value:   newUser(t, secure, user, "the first password"),
+			Another: newUser(t, secure, user+"_other", "the other's password"),
 			Fields:  []string{"password"},
 			Accepts: func(_ context.Context, v rotators.Secret) (bool, error) { return accepts(t, v), nil },
 		}
