@@ -32,17 +32,22 @@ type Options struct {
 // New returns the rotator for PostgreSQL, RDS for PostgreSQL and Aurora
 // PostgreSQL. The options may be nil.
 //
-// cfg is what finding RDS endpoints and making IAM logins will need. Neither is
-// in this version, which does not use it.
-func New(_ aws.Config, o *Options) rotators.Rotator {
-	c := newConnector(o)
-	return database.New(database.Engine{
+// cfg signs the IAM tokens of admins written as iam:USER.
+func New(cfg aws.Config, o *Options) rotators.Rotator {
+	return database.New(engine(cfg, o))
+}
+
+func engine(cfg aws.Config, o *Options) database.Engine {
+	return database.Engine{
 		Name:     "PostgreSQL",
 		Port:     5432,
 		Database: "postgres",
 		MaxUser:  63, // NAMEDATALEN - 1
 		Length:   32,
 		Alphabet: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._",
-		Open:     c.open,
-	})
+		Open:     newConnector(o).open,
+		IAMToken: func(ctx context.Context, host string, port int, user string) (rotators.Secret, error) {
+			return iamToken(ctx, cfg, host, port, user)
+		},
+	}
 }

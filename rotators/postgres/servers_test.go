@@ -31,7 +31,7 @@ var awsConfig aws.Config
 var (
 	secure  *servers.PostgresServer // TLS with a certificate for localhost only, from a trusted authority
 	plain   *servers.PostgresServer // no TLS, and room for three users at once
-	replica *servers.PostgresServer // read-only, its certificate from an unknown authority
+	replica *servers.PostgresServer // a read replica of secure, its certificate from an unknown authority
 )
 
 func TestMain(m *testing.M) {
@@ -58,7 +58,7 @@ func withServers(m *testing.M) (int, error) {
 	}
 
 	var start sync.WaitGroup
-	var errs [3]error
+	var errs [2]error
 	for i, s := range []struct {
 		server **servers.PostgresServer
 		o      servers.PostgresOptions
@@ -72,12 +72,11 @@ func withServers(m *testing.M) (int, error) {
 			"host all tlsonly all reject",
 		}}},
 		{&plain, servers.PostgresOptions{Conf: []string{"max_connections = 4", "superuser_reserved_connections = 1"}}},
-		{&replica, servers.PostgresOptions{Certificate: unknown, Standby: true}},
 	} {
 		start.Go(func() { *s.server, errs[i] = servers.Postgres(context.Background(), s.o) })
 	}
 	start.Wait()
-	for _, s := range []*servers.PostgresServer{secure, plain, replica} {
+	for _, s := range []*servers.PostgresServer{secure, plain} {
 		if s != nil {
 			defer s.Stop()
 		}
@@ -85,6 +84,11 @@ func withServers(m *testing.M) (int, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return 1, err
 	}
+	var err error
+	if replica, err = servers.Postgres(context.Background(), servers.PostgresOptions{Certificate: unknown, ReplicaOf: secure}); err != nil {
+		return 1, err
+	}
+	defer replica.Stop()
 	return m.Run(), nil
 }
 
