@@ -27,6 +27,13 @@ import (
 
 var awsConfig aws.Config
 
+// staticCredentials are an AWS caller's, made up.
+type staticCredentials struct{}
+
+func (staticCredentials) Retrieve(context.Context) (aws.Credentials, error) {
+	return aws.Credentials{AccessKeyID: "AKIAMADEUP", SecretAccessKey: "made up"}, nil
+}
+
 // The servers the tests use. Each test makes users of its own.
 var (
 	secure  *servers.PostgresServer // TLS with a certificate for localhost only, from a trusted authority
@@ -181,16 +188,16 @@ type wire struct {
 	before func(n int) error // called before the nth connection, from 1; its error is the dial's
 }
 
-func (w *wire) rotator() rotators.Rotator {
-	return New(awsConfig, &Options{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		n := int(w.dials.Add(1))
-		if w.before != nil {
-			if err := w.before(n); err != nil {
-				return nil, err
-			}
+func (w *wire) rotator() rotators.Rotator { return New(awsConfig, &Options{Dial: w.dial}) }
+
+func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	n := int(w.dials.Add(1))
+	if w.before != nil {
+		if err := w.before(n); err != nil {
+			return nil, err
 		}
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	}})
+	}
+	return new(net.Dialer).DialContext(ctx, network, addr)
 }
 
 // accepts asks the server, by a rotator of its own, whether it takes a value.

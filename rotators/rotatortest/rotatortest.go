@@ -37,6 +37,32 @@ type Harness struct {
 	// Overlap declares that what readers get is accepted at every instant of a
 	// rotation.
 	Overlap bool
+	// Lookup reads another secret, as Rotation.Lookup does: an admin's login.
+	// Nil: there are no other secrets, and every Lookup fails.
+	Lookup func(ctx context.Context, ref string) (rotators.Secret, error)
+	// Vouches is what Rotation.Vouches says. Nil: nobody vouches for anybody.
+	Vouches func(ctx context.Context, ref string) (bool, error)
+}
+
+// others are the secrets that a Harness knows beside the one rotated.
+type others struct {
+	Harness
+	wire *Wire
+}
+
+func (o others) Lookup(ctx context.Context, ref string) (v rotators.Secret, err error) {
+	err = o.wire.call(func() error { v, err = o.Harness.Lookup(ctx, ref); return err })
+	return v, err
+}
+
+func (o others) AdminFor(ctx context.Context, ref string) (string, error) {
+	if o.Vouches == nil {
+		return "", nil
+	}
+	if ok, err := o.Vouches(ctx, ref); !ok || err != nil {
+		return "", err
+	}
+	return memstore.ID, nil
 }
 
 // Run checks a rotator. newHarness is called anew for every check and every
@@ -103,6 +129,9 @@ func newTrial(t *testing.T, newHarness maker, w *Wire) *trial {
 			Pause:    func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
 		},
 		first: h.Value,
+	}
+	if h.Lookup != nil {
+		tr.engine.Others = others{h, w}
 	}
 	tr.store.Begin(token)
 	return tr
