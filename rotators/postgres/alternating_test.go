@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,22 +29,21 @@ func newPair(t *testing.T, base string) *pair {
 	t.Helper()
 	p := &pair{base: base, twin: base + "_clone"}
 	admin := "admin_of_" + base
-	p.admin = newUser(t, secure, admin, "the admin's password")
-	exec(t, secure, "ALTER ROLE %I CREATEROLE", admin)
-	exec(t, secure, "SET SESSION AUTHORIZATION %I; CREATE ROLE %I LOGIN PASSWORD %L", admin, base, "the first password")
+	p.admin = value(secure, admin, "the admin's password")
 	p.value = value(secure, base, "the first password")
-	exec(t, secure, "CREATE SCHEMA %I AUTHORIZATION %I", base, base)
+	exec(t, secure, `CREATE ROLE %1$I LOGIN PASSWORD 'the admin''s password' CREATEROLE;
+		SET SESSION AUTHORIZATION %1$I; CREATE ROLE %2$I LOGIN PASSWORD 'the first password'; RESET SESSION AUTHORIZATION;
+		CREATE SCHEMA %2$I AUTHORIZATION %2$I;
+		ALTER ROLE %2$I SET search_path TO %2$I, 'o''dd "name', public;
+		ALTER ROLE %2$I SET statement_timeout TO '31s';
+		ALTER ROLE %2$I IN DATABASE postgres SET lock_timeout TO '7s'`, admin, base)
 	t.Cleanup(func() {
 		exec(t, secure, "DROP SCHEMA %I CASCADE", base)
-		for _, user := range []string{p.twin, base} {
-			if account(t, user) != "missing" {
-				exec(t, secure, "DROP OWNED BY %I; DROP ROLE %I", user, user)
-			}
+		if account(t, p.twin) != "missing" {
+			exec(t, secure, "DROP OWNED BY %I; DROP ROLE %I", p.twin, p.twin)
 		}
+		exec(t, secure, "DROP OWNED BY %I; DROP ROLE %I; DROP ROLE %I", base, base, admin)
 	})
-	exec(t, secure, "ALTER ROLE %I SET search_path TO %I, 'o''dd \"name', public", base, base)
-	exec(t, secure, "ALTER ROLE %I SET statement_timeout TO '31s'", base)
-	exec(t, secure, "ALTER ROLE %I IN DATABASE postgres SET lock_timeout TO '7s'", base)
 	p.settingsOfBase = p.settings(t, p.value)
 	return p
 }
@@ -88,6 +88,9 @@ func userOf(t *testing.T, value rotators.Secret) string {
 	return user.Reveal()
 }
 
+// trusted is read once, because that takes a while.
+var trusted = sync.OnceValues(database.Roots)
+
 // as runs statements in a session that a reader of value has, and returns the
 // first field of the last one's first row.
 func as(t *testing.T, value rotators.Secret, dbname, statements string) string {
@@ -97,7 +100,7 @@ func as(t *testing.T, value rotators.Secret, dbname, statements string) string {
 		t.Fatal(err)
 	}
 	cfg.Port, cfg.User, cfg.Password, cfg.Fallbacks = uint16(secure.Port), userOf(t, value), password(t, value), nil
-	roots, err := database.Roots()
+	roots, err := trusted()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -200,10 +200,12 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return new(net.Dialer).DialContext(ctx, network, addr)
 }
 
+var prober = New(awsConfig, nil)
+
 // accepts asks the server, by a rotator of its own, whether it takes a value.
 func accepts(t *testing.T, value rotators.Secret) bool {
 	t.Helper()
-	err := New(awsConfig, nil).Test(t.Context(), rotators.Rotation{Pending: value})
+	err := prober.Test(t.Context(), rotators.Rotation{Pending: value})
 	if err != nil && !rotators.IsRefused(err) {
 		t.Fatalf("cannot tell whether the server takes a value: %v", err)
 	}
