@@ -8,8 +8,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
 	"github.com/rekeyhq/rekey/internal/localaws"
@@ -63,7 +65,11 @@ func locator(t *testing.T, cnames map[string]string, fault func(localaws.Call) l
 
 	l := RDS(aws.Config{
 		Region: "us-east-1", BaseEndpoint: &server.URL, Credentials: credentials.NewStaticCredentialsProvider("local", "local", ""),
-		Retryer: func() aws.Retryer { return aws.NopRetryer{} },
+		// As on Lambda, where the SDK tries again. It must: when a long answer
+		// overtakes the end of the request, it closes the connection under itself.
+		Retryer: func() aws.Retryer {
+			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = time.Millisecond })
+		},
 	}).(*rdsLocator)
 	l.lookupCNAME = func(_ context.Context, host string) (string, error) {
 		switch name, ok := cnames[host]; {

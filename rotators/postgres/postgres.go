@@ -18,6 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/rekeyhq/rekey/internal/account"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -33,17 +34,24 @@ type Options struct {
 // PostgreSQL. The options may be nil.
 //
 // cfg is what asks RDS where a database is, for values that name one by its
-// identifier and for read replicas.
+// identifier and for read replicas, and what signs the IAM tokens of admins
+// written as iam:USER.
 func New(cfg aws.Config, o *Options) rotators.Rotator {
-	c := newConnector(o)
-	return database.New(database.Engine{
+	return database.New(engine(cfg, o))
+}
+
+func engine(cfg aws.Config, o *Options) database.Engine {
+	return database.Engine{
 		Name:     "PostgreSQL",
 		Port:     5432,
 		Database: "postgres",
 		MaxUser:  63, // NAMEDATALEN - 1
 		Length:   32,
 		Alphabet: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._",
-		Open:     c.open,
-		Locator:  database.RDS(cfg),
-	})
+		Open:     newConnector(o).open,
+		IAMToken: func(ctx context.Context, host string, port int, user string) (rotators.Secret, error) {
+			return iamToken(ctx, account.Config(ctx, cfg), host, port, user)
+		},
+		Locator: database.RDS(cfg),
+	}
 }
