@@ -10,6 +10,9 @@
 // A new password reaches the server as a SCRAM-SHA-256 verifier, so no log of
 // the server can hold it. Servers that store passwords as MD5 hashes store a
 // verifier from then on, which clients since PostgreSQL 10 understand.
+//
+// The second of two alternating users is a member of the first and logs in as it.
+// What it takes of an admin to make one is in docs/settings.md.
 package postgres
 
 import (
