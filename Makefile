@@ -55,6 +55,7 @@ lint: ## gofmt, vet and staticcheck
 	go vet ./...
 	go vet -tags moto ./functions
 	$(STATICCHECK) ./...
+	@for d in examples/*/; do (cd $$d && $(STATICCHECK) ./...) || exit 1; done
 
 verify: ## check that go.mod is tidy and that no shipped program links package testing
 	go mod tidy -diff

@@ -34,16 +34,16 @@ var bootstrap = sync.OnceValues(func() (string, error) {
 	return file, nil
 })
 
-// function runs the shipped binary against an endpoint, and nothing else tells
-// it where it is.
-func function(t *testing.T, endpoint string, log io.Writer) *locallambda.Function {
+// function runs the shipped binary, in an account, against an endpoint, and
+// nothing else tells it where it is.
+func function(t *testing.T, endpoint, account string, log io.Writer) *locallambda.Function {
 	t.Helper()
 	file, err := bootstrap()
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := locallambda.New(locallambda.Config{
-		Name: "secret-rotator", Bootstrap: file, Log: log,
+		Name: "secret-rotator", Bootstrap: file, Account: account, Log: log,
 		Env: []string{"AWS_ENDPOINT_URL=" + endpoint, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test"},
 	})
 	t.Cleanup(func() { _ = f.Close() })
@@ -53,7 +53,7 @@ func function(t *testing.T, endpoint string, log io.Writer) *locallambda.Functio
 func TestTheShippedBinaryRotates(t *testing.T) {
 	s := newSetup(t, "the first password", asJSON)
 	var log bytes.Buffer
-	f := function(t, s.endpoint, &log)
+	f := function(t, s.endpoint, "", &log)
 	for _, step := range steps {
 		if _, err := f.Invoke(t.Context(), s.event(step)); err != nil {
 			_ = f.Close() // the log is whole when the process is gone
@@ -72,7 +72,7 @@ func TestTheShippedBinaryRotates(t *testing.T) {
 func TestTheShippedBinarysErrorType(t *testing.T) {
 	s := newSetup(t, "the first password", asJSON)
 	tag(t, s, "rekey:rotator", "oracle")
-	f := function(t, s.endpoint, nil)
+	f := function(t, s.endpoint, "", nil)
 	_, err := f.Invoke(t.Context(), s.event("createSecret"))
 	var failed *locallambda.FunctionError
 	if !errors.As(err, &failed) || failed.Type != "StepError" || !strings.Contains(failed.Message, "aurora-postgresql, postgres, postgresql") {
@@ -112,7 +112,7 @@ func TestNothingLeaksFromTheShippedBinary(t *testing.T) {
 			s := newSetup(t, password, form)
 			logged := len(database.Log())
 			var out, said bytes.Buffer
-			f := function(t, s.endpoint, &out)
+			f := function(t, s.endpoint, "", &out)
 			var err error
 			for _, step := range steps {
 				var response []byte

@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-lambda-go/lambda"
@@ -28,6 +27,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"github.com/rekeyhq/rekey/internal/account"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/internal/secretstore"
 	"github.com/rekeyhq/rekey/rotators"
@@ -55,24 +55,21 @@ func (e *EnvironmentError) Unwrap() error { return e.Err }
 // It reads the environment once: what docs/settings.md lists for functions. A
 // mistake there fails every invocation, with an error that names the variable.
 func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
-	h := &secretRotator{client: secretsmanager.NewFromConfig(cfg)}
-	h.engine = rotation.Engine{
-		Lookup: h.lookup,
-		Log:    slog.New(lambdacontext.NewLogHandler()),
-	}
-	var policyErr, limitErr error
+	h := &secretRotator{engine: rotation.Engine{Log: slog.New(lambdacontext.NewLogHandler())}}
+	var policyErr, limitErr, roleErr error
 	h.engine.Password, policyErr = passwordPolicy(os.Getenv)
 	h.engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))
-	if err := errors.Join(policyErr, limitErr); err != nil {
+	h.accounts, roleErr = newAccounts(cfg, os.Getenv("REKEY_ROLE_NAME"))
+	if err := errors.Join(policyErr, limitErr, roleErr); err != nil {
 		h.err = &EnvironmentError{err}
 	}
 	return h
 }
 
 type secretRotator struct {
-	client *secretsmanager.Client
-	engine rotation.Engine
-	err    error // a mistake in the environment
+	accounts *accounts
+	engine   rotation.Engine
+	err      error // a mistake in the environment
 }
 
 // Invoke implements lambda.Handler.
@@ -84,8 +81,14 @@ func (h *secretRotator) Invoke(ctx context.Context, payload []byte) ([]byte, err
 	if err != nil {
 		return nil, &EventError{err}
 	}
-	store := secretstore.New(h.client, rotators.NewSecret(event.RotationToken))
-	if err := h.engine.Step(ctx, store, step, event.SecretID, event.ClientRequestToken); err != nil {
+	engine := h.engine
+	engine.Others = &others{h.accounts, event.SecretID}
+	client := secretsmanager.NewFromConfig(h.accounts.config(ctx, event.SecretID))
+	if credentials := h.accounts.credentials(ctx, event.SecretID); credentials != nil {
+		ctx = account.With(ctx, credentials)
+	}
+	store := secretstore.New(client, rotators.NewSecret(event.RotationToken))
+	if err := engine.Step(ctx, store, step, event.SecretID, event.ClientRequestToken); err != nil {
 		return nil, err
 	}
 	return []byte("null"), nil
@@ -114,16 +117,4 @@ func readRotationEvent(payload []byte) (event events.SecretsManagerSecretRotatio
 	}
 	step, err = rotation.ParseStep(event.Step)
 	return event, step, err
-}
-
-// lookup reads another secret for a rotator.
-func (h *secretRotator) lookup(ctx context.Context, ref string) (rotators.Secret, error) {
-	if strings.HasPrefix(ref, "ssm:") {
-		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("%q is a parameter, and this version of rekey looks up secrets only", ref))
-	}
-	v, err := h.client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &ref, VersionStage: aws.String("AWSCURRENT")})
-	if err != nil {
-		return rotators.Secret{}, fmt.Errorf("reading the secret %s: %w", ref, err)
-	}
-	return rotators.NewSecret(aws.ToString(v.SecretString)), nil
 }

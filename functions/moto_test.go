@@ -61,7 +61,7 @@ func TestTheShippedBinaryRotatesAgainstMoto(t *testing.T) {
 	}
 
 	var log bytes.Buffer
-	f := function(t, endpoint, &log)
+	f := function(t, endpoint, "123456789012", &log) // moto's account
 	for _, step := range steps {
 		if _, err := f.Invoke(ctx, s.event(step)); err != nil {
 			t.Fatalf("%s: %v\n%s", step, err, log.String())

@@ -31,8 +31,15 @@ type Rotation struct {
 	// left the target with. Read it only when nothing else is accepted.
 	Leftovers func(context.Context) iter.Seq2[Secret, error]
 	// Lookup reads another secret, by ARN or name, or a parameter, as
-	// "ssm:/path".
+	// "ssm:/path": an admin's login, usually. To a login that RDS manages, whose
+	// value is a user and a password only, it adds the host, the port and the
+	// engine that RDS says it is for.
 	Lookup func(ctx context.Context, ref string) (Secret, error)
+	// Vouches tells whether the owner of what Lookup reads has written, in its
+	// tag rekey:admin-for, that it may act for this secret. Without that word an
+	// admin acts only for those who prove that they hold the credential now:
+	// else whoever can write a secret could have any password changed.
+	Vouches func(ctx context.Context, ref string) (bool, error)
 
 	// Settings is what the owner asked for.
 	Settings Settings

@@ -36,7 +36,7 @@ func (s Secret) Field(name string) (Secret, error) {
 
 // Replace returns the value with one existing string field replaced and every
 // other byte as it was: order, white space and number spellings included. In a
-// URL only the password can be replaced.
+// URL only the user and the password can be replaced.
 //
 // It refuses, naming the place, a value in which the old text stands a second
 // time, in a connection string beside the password say: half of it would go on
@@ -112,8 +112,8 @@ func (v value) field(name string) (field, error) {
 // spell writes text the way the form wants it.
 func (v value) spell(name, text string) (string, error) {
 	if v.isURL {
-		if name != "password" {
-			return "", Permanent(fmt.Errorf("field %q of a URL cannot be replaced, only the password", name))
+		if name != "username" && name != "password" {
+			return "", Permanent(fmt.Errorf("field %q of a URL cannot be replaced, only the user and the password", name))
 		}
 		return escapeUserinfo(text), nil
 	}
@@ -206,9 +206,9 @@ func parseURL(text string) (value, bool) {
 			v.fields = append(v.fields, field{name: name, text: plain, isString: true, start: start, end: end})
 		}
 	}
-	end := len(text) // only the password's place is ever used
+	end := len(text) // only the places of user and password are ever used
 	add("engine", strings.ToLower(scheme), 0, end)
-	add("username", user, 0, end)
+	add("username", user, base, base+len(user))
 	add("password", password, start, start+len(password))
 	add("host", strings.Trim(host, "[]"), 0, end)
 	add("port", port, 0, end)

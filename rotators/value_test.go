@@ -51,6 +51,13 @@ func TestReplaceLeavesEveryOtherByte(t *testing.T) {
 	}
 }
 
+func TestReplaceTheUserOfAURL(t *testing.T) {
+	got, err := NewSecret("postgres://app%40x:old-password@db:5432/app%40x?user=y").Replace("username", NewSecret("app@x_clone"))
+	if want := "postgres://app%40x_clone:old-password@db:5432/app%40x?user=y"; err != nil || got.Reveal() != want {
+		t.Errorf("got %q (%v), want %q", got.Reveal(), err, want)
+	}
+}
+
 func TestReplaceRefuses(t *testing.T) {
 	for _, c := range []struct{ value, field, mention string }{
 		{`{"password":"old-password","url":"postgres://u:old-password@h/d"}`, "password", `"url"`},
@@ -63,7 +70,7 @@ func TestReplaceRefuses(t *testing.T) {
 		{`{"password":null}`, "password", "holds a string"},
 		{`{"user":"x"}`, "password", "holds a string"},
 		{`{"password":"old-password","password":"old-password"}`, "password", "twice"},
-		{`postgres://u:old-password@h/d`, "host", "only the password"},
+		{`postgres://u:old-password@h/d`, "host", "only the user and the password"},
 		{`old-password`, "password", "neither"},
 	} {
 		got, err := NewSecret(c.value).Replace(c.field, NewSecret("new"))

@@ -11,6 +11,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+
 	"github.com/rekeyhq/rekey/internal/locallambda"
 )
 
@@ -60,6 +62,7 @@ func invoke(ctx context.Context, c *call) int {
 	function := locallambda.New(locallambda.Config{
 		Name:      name,
 		Bootstrap: bootstrap,
+		Account:   accountOf(event),
 		Region:    cmp.Or(os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION")),
 		Env:       append(callersAWS(), callersVariables()...),
 		Timeout:   *timeout,
@@ -77,6 +80,18 @@ func invoke(ctx context.Context, c *call) int {
 	}
 	fmt.Fprintf(c.stdout, "%s\n", response)
 	return succeeded
+}
+
+// accountOf returns the account of the secret that an event names; "" if it
+// names none. The function takes it for its own, and so acts with the caller's
+// credentials, whichever account they are of.
+func accountOf(event []byte) string {
+	var e struct {
+		SecretID string `json:"SecretId"`
+	}
+	_ = json.Unmarshal(event, &e) // an event of any kind may be sent
+	secret, _ := arn.Parse(e.SecretID)
+	return secret.AccountID
 }
 
 // readEvent reads a JSON event from a file, or from stdin if file is "-".

@@ -20,6 +20,9 @@ func TestInvoke(t *testing.T) {
 	}{
 		{"response", `{"do":"echo","text":"hello"}`, nil, succeeded, "\"hello\"\n", ""},
 		{"log", `{"do":"print","text":"hello"}`, nil, succeeded, "null\n", "hello\nstderr: hello\n"},
+		// Whose secret it is, the caller's credentials say, not an account made up here.
+		{"account", `{"do":"context","SecretId":"arn:aws:secretsmanager:us-east-1:123456789012:secret:app-AbCdEf"}`, nil, succeeded,
+			`{"arn":"arn:aws:lambda:us-east-1:123456789012:function:secret-rotator"`, ""},
 		{"error", `{"do":"fail as","text":"StepError"}`, nil, failed,
 			`{"errorType":"StepError","errorMessage":"as asked"}` + "\n", "\nrekey invoke: secret-rotator failed: StepError: as asked\n"},
 		{"time-out", `{"do":"hang"}`, []string{"--timeout", "300ms"}, failed,

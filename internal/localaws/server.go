@@ -4,8 +4,8 @@
 // (AWS_ENDPOINT_URL). It is for rekey's tests and for "rekey local"; nothing
 // that runs on AWS imports it.
 //
-// It speaks Secrets Manager, and what rekey needs of KMS and STS, and holds to
-// what AWS documents: labels, empty pending versions, idempotence by token,
+// It speaks Secrets Manager, and what rekey needs of KMS, STS, RDS and Parameter
+// Store, and holds to what AWS documents: labels, empty pending versions, idempotence by token,
 // quotas, errors. RotateSecret really invokes the rotation function. Where AWS
 // documents nothing, a comment says what was chosen. A call it does not speak is
 // refused by name.
@@ -45,7 +45,7 @@ type Function interface {
 
 // Call is one call that reached the server.
 type Call struct {
-	Service   string // "secretsmanager", "kms" or "sts"
+	Service   string // "secretsmanager", "kms", "sts", "rds" or "ssm"
 	Operation string // AWS's name: "GetSecretValue"
 	N         int    // its place among all calls; 1 is the first
 }
@@ -97,7 +97,7 @@ type Server struct {
 	life context.Context         // ends with stop
 	runs sync.WaitGroup          // running rotations
 
-	// mu guards all that follows, secrets and keys to the last field. It is held
+	// mu guards all that follows, what is in the maps included. It is held
 	// for the whole of an operation and never while a Function, Config.Fault or
 	// Config.Pause runs.
 	mu        sync.Mutex
@@ -106,9 +106,13 @@ type Server struct {
 	secrets   map[string]*secret // by name
 	arns      map[string]*secret
 	keys      map[string]*key // by id
+
+	instances  map[string]DBInstance // by identifier, as the next one
+	clusters   map[string]DBCluster
+	parameters map[string]Parameter // by name
 }
 
-// New returns a Server without secrets and keys.
+// New returns a Server with nothing in it.
 func New(config Config) *Server {
 	if config.Region == "" {
 		config.Region = "us-east-1"
@@ -132,12 +136,17 @@ func New(config Config) *Server {
 		secrets:    map[string]*secret{},
 		arns:       map[string]*secret{},
 		keys:       map[string]*key{},
+		instances:  map[string]DBInstance{},
+		clusters:   map[string]DBCluster{},
+		parameters: map[string]Parameter{},
 	}
 	s.life, s.stop = context.WithCancelCause(context.Background())
 	maps.Copy(s.functions, config.Functions)
 	maps.Copy(s.operations, s.secretsManagerOperations())
 	maps.Copy(s.operations, s.kmsOperations())
 	maps.Copy(s.operations, s.stsOperations())
+	maps.Copy(s.operations, s.rdsOperations())
+	maps.Copy(s.operations, s.ssmOperations())
 	return s
 }
 
@@ -195,6 +204,17 @@ type call struct {
 // operation carries out one call; s.mu is held. A non-nil error has had no
 // effect. What is returned is encoded before s.mu is let go.
 type operation func(c call, body []byte) (any, error)
+
+// form makes an operation of a method that takes the query protocol's form.
+func form(f func(call, url.Values) (any, error)) operation {
+	return func(c call, body []byte) (any, error) {
+		in, err := url.ParseQuery(string(body))
+		if err != nil {
+			return nil, &apiError{code: "MalformedQueryString", message: "the request is not a form"}
+		}
+		return f(c, in)
+	}
+}
 
 // decoded makes an operation of a method that takes the decoded JSON input.
 func decoded[In any](f func(call, In) (any, error)) operation {
@@ -277,23 +297,30 @@ func (s *Server) do(op operation, c call, body []byte, p protocol) ([]byte, erro
 type protocol string
 
 const (
-	jsonProtocol  protocol = "json"  // JSON 1.1: Secrets Manager, KMS
-	queryProtocol protocol = "query" // form in, XML out: STS
+	jsonProtocol  protocol = "json"  // JSON 1.1: Secrets Manager, KMS, Parameter Store
+	queryProtocol protocol = "query" // form in, XML out: STS, RDS
 )
 
 // target finds out which operation of which service is called. JSON services say
-// it in a header, query services in the form; of the latter only STS is spoken.
+// it in a header. Query services say the operation and their version in the form.
 func target(r *http.Request, body []byte) (service, operation string, p protocol) {
 	if t := r.Header.Get("X-Amz-Target"); t != "" {
 		service, operation, _ = strings.Cut(t, ".")
-		if service == "TrentService" {
+		switch service {
+		case "TrentService":
 			service = "kms"
+		case "AmazonSSM":
+			service = "ssm"
 		}
 		return service, operation, jsonProtocol
 	}
 	form, err := url.ParseQuery(string(body))
 	if err == nil && form.Has("Action") {
-		return "sts", form.Get("Action"), queryProtocol
+		service = "sts"
+		if form.Get("Version") == rdsVersion {
+			service = "rds"
+		}
+		return service, form.Get("Action"), queryProtocol
 	}
 	return r.Method, r.URL.Path, jsonProtocol
 }
@@ -371,7 +398,7 @@ func (p protocol) fail(w http.ResponseWriter, err error) {
 }
 
 type errorResponse struct {
-	XMLName xml.Name `xml:"https://sts.amazonaws.com/doc/2011-06-15/ ErrorResponse"`
+	XMLName xml.Name `xml:"ErrorResponse"`
 	Type    string   `xml:"Error>Type"`
 	Code    string   `xml:"Error>Code"`
 	Message string   `xml:"Error>Message"`

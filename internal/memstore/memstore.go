@@ -86,6 +86,13 @@ func (s *Store) Values() []rotators.Secret {
 	return values
 }
 
+// Tag writes a tag, as an owner may at any time.
+func (s *Store) Tag(key, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tag(key, value)
+}
+
 // Tags are the secret's tags.
 func (s *Store) Tags() map[string]string {
 	s.mu.Lock()

@@ -62,6 +62,12 @@ type panicked struct {
 
 func (p *panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
+// IsPanic tells whether err, or an error it wraps, is what a panic became.
+func IsPanic(err error) bool {
+	var p *panicked
+	return errors.As(err, &p)
+}
+
 // mask knows the values of one attempt and hides them in texts.
 type mask struct {
 	forms []string

@@ -39,5 +39,13 @@ func (t Tags) stored(presented rotators.Secret) (rotators.Secret, error) {
 	if t.Connection == "" {
 		return presented, nil
 	}
-	return presented.Field("password")
+	password, err := presented.Field("password")
+	if err != nil {
+		return rotators.Secret{}, err
+	}
+	// Nothing else is kept, so nothing else may have changed: a user, say.
+	if again, err := t.present(password); err != nil || !again.Equal(presented) {
+		return rotators.Secret{}, rotators.Permanent(errors.New("the value is plain text, of which only the password can be stored, and this rotation changes more than that: with alternating users make it a JSON object, or set rekey:strategy to single-user"))
+	}
+	return password, nil
 }

@@ -16,9 +16,9 @@ import (
 // is safe for concurrent use.
 type Engine struct {
 	Registry rotators.Registry
-	// Lookup reads another secret for a rotator that asks for one; see
-	// rotators.Rotation.
-	Lookup func(ctx context.Context, ref string) (rotators.Secret, error)
+	// Others reads other secrets for a rotator that asks for one. Nil: there
+	// are none.
+	Others Others
 	// Password holds for every generated password; an owner's own policy
 	// narrows it further.
 	Password rotators.PasswordPolicy
@@ -28,6 +28,14 @@ type Engine struct {
 	Now func() time.Time
 	// Pause waits, or returns the context's error. Nil: it really waits.
 	Pause func(context.Context, time.Duration) error
+}
+
+// Others is what a rotator may know of secrets other than the one rotated.
+type Others interface {
+	// Lookup reads the value of a secret or parameter; see rotators.Rotation.
+	Lookup(ctx context.Context, ref string) (rotators.Secret, error)
+	// AdminFor reads its tag rekey:admin-for; "" if it has none.
+	AdminFor(ctx context.Context, ref string) (string, error)
 }
 
 // Run takes the four steps of one attempt, for a store that nobody else drives.
@@ -375,14 +383,25 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 			}
 		},
 		Lookup: func(ctx context.Context, ref string) (rotators.Secret, error) {
-			if w.Lookup == nil {
-				return rotators.Secret{}, rotators.Permanent(fmt.Errorf("%q cannot be read: this function looks up no other secrets", ref))
+			if w.Others == nil {
+				return rotators.Secret{}, noOthers(ref)
 			}
-			value, err := w.Lookup(ctx, ref)
+			value, err := w.Others.Lookup(ctx, ref)
 			w.mask.learn(value)
 			return value, err
 		},
+		Vouches: func(ctx context.Context, ref string) (bool, error) {
+			if w.Others == nil {
+				return false, noOthers(ref)
+			}
+			list, err := w.Others.AdminFor(ctx, ref)
+			return err == nil && covers(list, w.attempt.ID), err
+		},
 	}
+}
+
+func noOthers(ref string) error {
+	return rotators.Permanent(fmt.Errorf("%q cannot be read: this function looks up no other secrets", ref))
 }
 
 func (w *work) current(ctx context.Context) (rotators.Secret, error) {

@@ -289,15 +289,42 @@ func TestARotatorLearnsAndTheMaskLearnsWithIt(t *testing.T) {
 		admin, err := r.Lookup(t.Context(), "admin")
 		return rotators.Secret{}, fmt.Errorf("as admin with %s: %w", admin.Reveal(), errors.Join(err, io.EOF))
 	}})
-	e.Lookup = func(context.Context, string) (rotators.Secret, error) {
-		return rotators.NewSecret("the-admins-password"), nil
-	}
+	e.Others = admin{}
 	err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
 	if err == nil || strings.Contains(err.Error(), "the-admins-password") {
 		t.Errorf("got %v", err)
 	}
 	if !errors.Is(err, io.EOF) {
 		t.Error("the chain is lost")
+	}
+}
+
+// admin is all the other secrets there are.
+type admin struct{}
+
+func (admin) Lookup(context.Context, string) (rotators.Secret, error) {
+	return rotators.NewSecret("the-admins-password"), nil
+}
+
+func (admin) AdminFor(_ context.Context, ref string) (string, error) { return ref, nil }
+
+// Only the admin's own tag vouches, and only for what it names.
+func TestVouches(t *testing.T) {
+	for list, want := range map[string]bool{
+		"": false, "memory": true, "memory-AbCdEf": false, "mem": false, "other memory": true, memstore.ID: true, "memory/": false, "/": false, "me/ mory": false,
+	} {
+		store := memstore.New(rotators.NewSecret(first), nil)
+		store.Begin(token)
+		e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+			if got, err := r.Vouches(t.Context(), list); err != nil || got != want {
+				t.Errorf("rekey:admin-for=%q vouches: %v (%v), want %v", list, got, err, want)
+			}
+			return rotators.NewSecret(second), nil
+		}})
+		e.Others = admin{}
+		if err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

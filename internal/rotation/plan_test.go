@@ -51,3 +51,18 @@ func TestParseStep(t *testing.T) {
 		}
 	}
 }
+
+func TestCovers(t *testing.T) {
+	const secret, parameter, top = "arn:aws:secretsmanager:us-east-1:000000000000:secret:shop/db/app-AbCdEf", "arn:aws:ssm:us-east-1:000000000000:parameter/shop/db", "arn:aws:ssm:us-east-1:000000000000:parameter/token"
+	for _, c := range []struct {
+		list, id string
+		want     bool
+	}{
+		{"shop/", secret, true}, {"shop/db/app", secret, true}, {"shop/db", secret, false}, {"sho", secret, false}, {"other shop/db/", secret, true}, {"", secret, false},
+		{"/shop/", parameter, true}, {"/shop/db", parameter, true}, {"shop/", parameter, false}, {"token", top, true}, {"/token", top, false}, {"/", top, false}, {"/", parameter, true},
+	} {
+		if got := covers(c.list, c.id); got != c.want {
+			t.Errorf("covers(%q, %s) = %v", c.list, c.id, got)
+		}
+	}
+}

@@ -143,3 +143,29 @@ func parsePairs(text string) (map[string]string, error) {
 	}
 	return pairs, nil
 }
+
+// covers tells whether a rekey:admin-for tag, a list of names and of path
+// prefixes that end in a slash, separated by spaces, covers a secret or
+// parameter.
+func covers(list, id string) bool {
+	name := nameOf(id)
+	return slices.ContainsFunc(strings.Fields(list), func(entry string) bool {
+		return entry == name || entry == id || strings.HasSuffix(entry, "/") && strings.HasPrefix(name, entry)
+	})
+}
+
+// nameOf is the name in the ARN of a secret, which ends in a hyphen and six
+// characters that are not of the name, or of a parameter, whose name starts
+// with a slash if it holds one.
+func nameOf(id string) string {
+	if _, name, ok := strings.Cut(id, ":secret:"); ok {
+		return name[:max(0, len(name)-len("-AbCdEf"))]
+	}
+	if _, name, ok := strings.Cut(id, ":parameter/"); ok {
+		if strings.Contains(name, "/") {
+			return "/" + name
+		}
+		return name
+	}
+	return id
+}

@@ -24,7 +24,10 @@ type PostgresOptions struct {
 	Certificate *Certificate // nil: no TLS
 	Conf        []string     // more lines of postgresql.conf: "max_connections = 5"
 	HBA         []string     // lines of pg_hba.conf for network logins, before "host all all all scram-sha-256"
-	Standby     bool         // in recovery for good, as a read replica is
+
+	// ReplicaOf is the server to be a read replica of: a copy that streams its
+	// changes. Its superuser is that server's too. Nil: no replica.
+	ReplicaOf *PostgresServer
 }
 
 // PostgresServer is a running server. It logs every connection and every
@@ -175,12 +178,19 @@ func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOption
 		return as.own(path)
 	}
 
-	if err := write("password", s.Password); err != nil {
-		return err
-	}
-	if err := run("initdb", "--pgdata", data, "--username", s.User, "--pwfile", filepath.Join(s.dir, "password"),
-		"--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale", "--no-sync", "--no-instructions"); err != nil {
-		return err
+	if o.ReplicaOf != nil {
+		s.Password = o.ReplicaOf.Password
+		if err := o.ReplicaOf.copy(ctx, s.dir, write); err != nil {
+			return fmt.Errorf("copying the server to replicate: %w", err)
+		}
+	} else {
+		if err := write("password", s.Password); err != nil {
+			return err
+		}
+		if err := run("initdb", "--pgdata", data, "--username", s.User, "--pwfile", filepath.Join(s.dir, "password"),
+			"--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale", "--no-sync", "--no-instructions"); err != nil {
+			return err
+		}
 	}
 
 	port, err := freePort()
@@ -204,19 +214,17 @@ func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOption
 			return err
 		}
 	}
-	hba := slices.Concat([]string{"local all " + s.User + " trust"}, o.HBA, []string{"host all all all scram-sha-256"})
+	if o.ReplicaOf != nil {
+		conf = append(conf, fmt.Sprintf("primary_conninfo = 'host=%s port=%d user=%s'", o.ReplicaOf.dir, o.ReplicaOf.Port, s.User),
+			fmt.Sprintf("primary_slot_name = '%s'", slot(s.dir)))
+	}
+	hba := slices.Concat([]string{"local all,replication " + s.User + " trust"}, o.HBA, []string{"host all all all scram-sha-256"})
 	if err := errors.Join(
 		write("data/postgresql.conf", append(conf, o.Conf...)...),
 		write("data/pg_hba.conf", hba...),
 	); err != nil {
 		return err
 	}
-	if o.Standby {
-		if err := write("data/standby.signal"); err != nil {
-			return err
-		}
-	}
-
 	// The keeper reads a pipe whose other end this process holds. The end of the
 	// process, orderly or not, closes it; then the keeper stops the server and
 	// removes the folder. A group of its own keeps Ctrl-C from it.
@@ -237,6 +245,38 @@ func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOption
 		return fmt.Errorf("%w%s", err, s.Log())
 	}
 	return nil
+}
+
+// copy makes dir the folder of a replica. It does by hand what pg_basebackup does,
+// because not every build has that.
+func (s *PostgresServer) copy(ctx context.Context, dir string, write func(name string, lines ...string) error) error {
+	conn, err := s.Connect(ctx) // the backup lasts as long as the session
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	// The slot has the server keep what the replica has not got yet.
+	if _, err := conn.Exec(ctx, fmt.Sprintf("SELECT pg_create_physical_replication_slot('%s', true); SELECT pg_backup_start('replica', true)", slot(dir))).ReadAll(); err != nil {
+		return err
+	}
+	data := filepath.Join(dir, "data")
+	if said, err := exec.CommandContext(ctx, "cp", "-Rp", filepath.Join(s.dir, "data"), data).CombinedOutput(); err != nil {
+		return fmt.Errorf("cp: %w\n%s", err, said)
+	}
+	result, err := conn.Exec(ctx, "SELECT labelfile FROM pg_backup_stop(false)").ReadAll()
+	if err != nil {
+		return err
+	}
+	slots, err := filepath.Glob(filepath.Join(data, "pg_replslot", "*"))
+	for _, gone := range append(slots, filepath.Join(data, "postmaster.pid"), filepath.Join(data, "postmaster.opts")) {
+		err = errors.Join(err, os.RemoveAll(gone))
+	}
+	return errors.Join(err, write("data/backup_label", string(result[0].Rows[0][0])), write("data/standby.signal"))
+}
+
+// slot is the name that a replica in dir has at the server it copies.
+func slot(dir string) string {
+	return "replica_" + dir[strings.LastIndexByte(dir, '-')+1:]
 }
 
 // postgresBin returns the folder with PostgreSQL's programs.

@@ -3,8 +3,11 @@ package database
 import (
 	"context"
 	"errors"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
@@ -88,11 +91,9 @@ func TestRefusals(t *testing.T) {
 		settings    rotators.Settings
 		text        string
 	}{
-		{"alternating users", plain, rotators.Settings{Strategy: "alternating-users"}, "does not have the strategy"},
-		{"overlap", plain, rotators.Settings{Strategy: "overlap"}, "does not have the strategy"},
+		{"alternating users without an admin", plain, rotators.Settings{Strategy: "alternating-users"}, "name an admin in the tag rekey:admin"},
+		{"overlap", plain, rotators.Settings{Strategy: "overlap"}, "has one password"},
 		{"a misspelt strategy", plain, rotators.Settings{Strategy: "single_user"}, "there is no strategy"},
-		{"an admin", plain, rotators.Settings{Admin: "root"}, "rekey:admin"},
-		{"an admin in the value", master, rotators.Settings{}, "masterarn"},
 		{"a variant", plain, rotators.Settings{Rotator: "postgres", Variant: "eu"}, "has no variants: set rekey:rotator to postgres"},
 		{"options", plain, rotators.Settings{Options: map[string]string{"b": "1", "a": "2"}}, "rekey:options has a, b"},
 	} {
@@ -113,6 +114,46 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestNext walks through the users of two values in a row.
+func TestNext(t *testing.T) {
+	long := strings.Repeat("x", 57)
+	for _, c := range []struct{ user, next, err string }{
+		{"app", "app_clone", ""},
+		{"app_clone", "app", ""},
+		{"app_clone_clone", "app_clone", ""},
+		{"_clone", "_clone_clone", ""},
+		{"APP_CLONE", "APP_CLONE_clone", ""},
+		{long, long + "_clone", ""},
+		{long + "x", "", "64 bytes long, and PostgreSQL has no user name longer than 63"},
+		{strings.Repeat("ü", 30), "", "66 bytes long"},
+	} {
+		current := rotators.NewSecret(`{"host":"db", "username":"` + c.user + `", "password":"the user ` + c.user + `'s", "dbname":"` + c.user + `", "masterarn":"admin"}`)
+		pending, err := New(unopened(t)).Create(t.Context(), rotators.Rotation{Current: current})
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) || !rotators.IsPermanent(err) {
+				t.Errorf("%s: %v; want a permanent error with %q", c.user, err, c.err)
+			}
+			err := New(unopened(t)).Set(t.Context(), rotators.Rotation{Current: current, Pending: current})
+			if err == nil || !strings.Contains(err.Error(), c.err) || !rotators.IsPermanent(err) {
+				t.Errorf("%s: Set: %v; want a permanent error with %q", c.user, err, c.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.user, err)
+			continue
+		}
+		password, err := pending.Field("password")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := `{"host":"db", "username":"` + c.next + `", "password":"` + password.Reveal() + `", "dbname":"` + c.user + `", "masterarn":"admin"}`
+		if pending.Reveal() != want {
+			t.Errorf("%s: %s\nwant %s", c.user, pending.Reveal(), want)
+		}
+	}
+}
+
 // TestSetGuards changes, in the pending value, what a rotation must not change.
 func TestSetGuards(t *testing.T) {
 	current := rotators.NewSecret(`{"host":"db","username":"app","password":"old","port":5432,"dbname":"shop","ssl":true}`)
@@ -127,6 +168,145 @@ func TestSetGuards(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), `"`+field+`"`) || !rotators.IsPermanent(err) {
 			t.Errorf("%v; want a permanent error that names %q", err, field)
 		}
+	}
+	// Of two users it is the other one's turn, and nobody else's.
+	for _, user := range []string{"app", "admin", "app_clone_clone"} {
+		pending := rotators.NewSecret(`{"host":"db","username":"` + user + `","password":"new","port":5432,"dbname":"shop"}`)
+		err := New(unopened(t)).Set(t.Context(), rotators.Rotation{Current: current, Pending: pending, Settings: rotators.Settings{Admin: "admin"}})
+		if err == nil || !strings.Contains(err.Error(), `"username"`) || !rotators.IsPermanent(err) {
+			t.Errorf("%s: %v; want a permanent error that names the user", user, err)
+		}
+	}
+}
+
+// fakeServer answers logins by host and password, in a bubble where time does not
+// pass by itself.
+type fakeServer struct {
+	accepts  func(Login) bool
+	readOnly string // the host that makes no change
+	logins   []string
+}
+
+func (f *fakeServer) open(_ context.Context, l Login) (Session, error) {
+	f.logins = append(f.logins, l.String())
+	if !f.accepts(l) {
+		return nil, rotators.Refused(errors.New("refused"))
+	}
+	return fakeSession{f, l}, nil
+}
+
+type fakeSession struct {
+	*fakeServer
+	Login
+}
+
+func (s fakeSession) SetPasswords(context.Context, string, ...rotators.Secret) error {
+	if s.Host == s.readOnly {
+		return ErrReadOnly
+	}
+	return nil
+}
+
+func (s fakeSession) Close(context.Context) error { return nil }
+
+// located is what RDS says.
+type located struct {
+	Place
+	err   error
+	asked int
+}
+
+func (l *located) Locate(context.Context, rotators.Secret) (Place, error) {
+	l.asked++
+	return l.Place, l.err
+}
+
+// TestReplicaLag waits for a replica, which takes the change after a while.
+func TestReplicaLag(t *testing.T) {
+	for _, c := range []struct {
+		lag, deadline, took time.Duration // deadline 0: none
+		err                 string
+	}{
+		{0, time.Minute, 0, ""},
+		{time.Second, time.Minute, 1500 * time.Millisecond, ""},
+		{50 * time.Second, time.Minute, 51100 * time.Millisecond, ""},
+		{50 * time.Second, 0, 27100 * time.Millisecond, "has not heard of it yet"},
+		{time.Hour, 10 * time.Second, 7100 * time.Millisecond, "has not heard of it yet"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			f := &fakeServer{readOnly: "reader", accepts: func(l Login) bool {
+				return l.Host != "reader" || l.Password.Reveal() == "old" || time.Since(start) >= c.lag
+			}}
+			e := unopened(t)
+			e.Open = f.open
+			where := &located{Place: Place{Host: "reader", Port: 5432, Writer: "writer", WriterPort: 5433}}
+			e.Locator = where
+			ctx := t.Context()
+			if c.deadline != 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, c.deadline)
+				defer cancel()
+			}
+			value := func(password string) rotators.Secret {
+				return rotators.NewSecret(`{"host":"reader","username":"app","password":"` + password + `"}`)
+			}
+			err := New(e).Set(ctx, rotators.Rotation{Current: value("old"), Pending: value("new")})
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err) || rotators.IsRefused(err)) {
+				t.Errorf("lag %s: %v, want %q", c.lag, err, c.err)
+			}
+			if took := time.Since(start); took != c.took {
+				t.Errorf("lag %s: took %s, want %s", c.lag, took, c.took)
+			}
+			if where.asked != 1 || !slices.Equal(f.logins[:4], []string{
+				`user "app" at reader:5432`, `user "app" at writer:5433`, `user "app" at writer:5433`, `user "app" at reader:5432`,
+			}) {
+				t.Errorf("RDS was asked %d times; logins %q", where.asked, f.logins)
+			}
+		})
+	}
+}
+
+// TestAdminOfTheWriter compares the admin's host with where a value is changed.
+func TestAdminOfTheWriter(t *testing.T) {
+	writer := Place{Host: "db", Port: 5432, Writer: "Writer.", WriterPort: 5432}
+	for _, c := range []struct {
+		name, host string
+		locator    *located
+		admin, err string
+		asked      int
+	}{
+		{"the same", "db", &located{}, `"host":"DB."`, "", 0},
+		{"the writer", "db", &located{Place: writer}, `"host":"writer"`, "", 1},
+		{"neither", "db", &located{Place: writer}, `"host":"other"`, `is for other:5432, and user "app" at Writer.:5432`, 1},
+		{"not of RDS", "db", &located{err: rotators.Permanent(errors.New("no endpoint"))}, `"host":"other"`, `at db:5432 .*no endpoint`, 1},
+		{"RDS does not answer", "db", &located{err: errors.New("throttled")}, `"host":"other"`, `^throttled$`, 1},
+		{"both by identifier", "", &located{Place: writer}, `"dbClusterIdentifier":"c"`, "", 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			e := unopened(t)
+			f := &fakeServer{accepts: func(Login) bool { return true }}
+			e.Open, e.Locator = f.open, c.locator
+			value := func(password string) rotators.Secret {
+				return rotators.NewSecret(`{"host":"` + c.host + `","dbInstanceIdentifier":"i","username":"app","password":"` + password + `"}`)
+			}
+			err := New(e).Set(t.Context(), rotators.Rotation{
+				Current: value("old"), Pending: value("new"), Settings: rotators.Settings{Strategy: "single-user", Admin: "root"},
+				Lookup: func(context.Context, string) (rotators.Secret, error) {
+					return rotators.NewSecret(`{"username":"root","password":"r",` + c.admin + `}`), nil
+				},
+			})
+			permanent := c.err != "" && c.name != "RDS does not answer"
+			if c.err == "" && err != nil || c.err != "" && (err == nil || !regexp.MustCompile(c.err).MatchString(err.Error())) || rotators.IsPermanent(err) != permanent {
+				t.Errorf("%v, want %q", err, c.err)
+			}
+			if c.err != "" && len(f.logins) > 0 {
+				t.Errorf("logins: %q", f.logins)
+			}
+			if c.locator.asked != c.asked {
+				t.Errorf("RDS was asked %d times, want %d", c.locator.asked, c.asked)
+			}
+		})
 	}
 }
 

@@ -3,11 +3,20 @@
 // describe it in an [Engine], and [New] makes a rotator of it. People who rotate
 // a PostgreSQL password want package rotators/postgres.
 //
-// So far there is one strategy, single-user: a user changes its own password.
+// There are two strategies. With single-user, one user has one password, which
+// the user itself changes, or an admin where the tag rekey:admin names one. With
+// alternating-users, an admin changes the password of the one of two users with
+// equal rights that readers do not use at the time.
+//
+// Each strategy has a file: single.go and alternating.go. What they share is in
+// admin.go (whose login makes the change, and who may have it made), ladder.go
+// (which stored password still works), writer.go (read replicas) and change.go
+// (a change, its proof, and putting it back).
 package database
 
 import (
 	"context"
+	"errors"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -31,18 +40,50 @@ type Engine struct {
 	// password is wrong; anything else, a network failure above all, must not
 	// be. No error may hold a password.
 	Open func(context.Context, Login) (Session, error)
+
+	// IAMToken makes the password by which IAM lets a user log in at a host and
+	// port, for admins written as iam:USER; nil: there are no such logins. It is
+	// sent over TLS only.
+	IAMToken func(ctx context.Context, host string, port int, user string) (rotators.Secret, error)
+
+	// Locator finds databases that RDS runs; nil: RDS is not asked.
+	Locator Locator
 }
 
 // Session is one login. It is used by one goroutine at a time.
 type Session interface {
 	// SetPasswords has the server accept exactly these passwords for user,
 	// newest first. It may run again. After an error that the server returned
-	// nothing has changed, and the session still serves. No server log may come
+	// nothing has changed, and the session still serves; the error wraps
+	// ErrReadOnly if the server is a read-only replica. No server log may come
 	// to hold a password because of it, if the engine allows that.
 	SetPasswords(ctx context.Context, user string, accept ...rotators.Secret) error
 	// Close ends the session.
 	Close(ctx context.Context) error
 }
+
+// Twinner is a Session that can keep a twin: a second user with the rights of a
+// first one, the base. An engine whose sessions have it can do alternating-users.
+type Twinner interface {
+	Session
+
+	// HasUser tells whether there is a user of that name.
+	HasUser(ctx context.Context, user string) (bool, error)
+	// EnsureTwin creates the twin if there is none, gives it the rights and
+	// settings that base has now, no fewer and no more, and checks that; then it
+	// sets the password. It may run again, and runs at every rotation to the
+	// twin. A failure at any point leaves no twin that logs in with this password
+	// and lacks a right. Its errors are as those of SetPasswords. The session is
+	// an admin's.
+	EnsureTwin(ctx context.Context, base, twin string, password rotators.Secret) error
+	// ProveTwin checks, in a session of the twin, that the twin acts with base's
+	// rights, and gives base what the twin owns in the database of the session.
+	ProveTwin(ctx context.Context, base string) error
+}
+
+// ErrReadOnly is wrapped by the error of a change that a server did not make
+// because it is a read-only replica.
+var ErrReadOnly = errors.New("the server is a read-only replica")
 
 // Login is everything it takes to log in.
 type Login struct {
@@ -52,4 +93,6 @@ type Login struct {
 	Password  rotators.Secret
 	Database  string
 	Plaintext bool // without TLS; else with a verified certificate, and nothing between
+
+	id string // the identifiers a value has in place of a host; "" if it has one
 }

@@ -9,17 +9,26 @@ import (
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// login reads from a value what it takes to log in. Its errors are permanent.
+// login reads from a value what it takes to log in. A value that names a
+// database by an identifier only has no Host yet. Its errors are permanent.
 func (e Engine) login(value rotators.Secret) (Login, error) {
 	fields := map[string]rotators.Secret{}
-	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "sslmode"} {
+	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "sslmode", "dbInstanceIdentifier", "dbClusterIdentifier"} {
 		field, err := value.Field(name)
 		if err != nil {
 			return Login{}, err
 		}
 		fields[name] = field
 	}
+	// A slash is in no identifier.
+	id := fields["dbInstanceIdentifier"].Reveal() + "/" + fields["dbClusterIdentifier"].Reveal()
+	if e.Locator == nil || id == "/" || !fields["host"].IsZero() {
+		id = ""
+	}
 	for _, name := range []string{"host", "username", "password"} {
+		if name == "host" && id != "" {
+			continue
+		}
 		if fields[name].IsZero() {
 			return Login{}, rotators.Permanent(fmt.Errorf("the value has no field %q, without which nobody can log in: add it", name))
 		}
@@ -31,6 +40,7 @@ func (e Engine) login(value rotators.Secret) (Login, error) {
 		User:     fields["username"].Reveal(),
 		Password: fields["password"],
 		Database: e.Database,
+		id:       id,
 	}
 	if !isHost(l.Host) {
 		return Login{}, rotators.Permanent(fmt.Errorf("the field \"host\" must hold one host name or IP address and nothing else; a port has a field of its own, \"port\""))
@@ -66,7 +76,7 @@ func isHost(host string) bool {
 
 // sameAccount tells whether both are logins of one user of one server.
 func (l Login) sameAccount(other Login) bool {
-	return l.User == other.User && l.Host == other.Host && l.Port == other.Port
+	return l.User == other.User && l.id == other.id && l.Host == other.Host && l.Port == other.Port
 }
 
 // differs names the first field, other than the password, in which two logins
@@ -77,6 +87,8 @@ func (l Login) differs(other Login) string {
 		return "username"
 	case l.Host != other.Host:
 		return "host"
+	case l.id != other.id:
+		return "dbInstanceIdentifier\" or \"dbClusterIdentifier"
 	case l.Port != other.Port:
 		return "port"
 	case l.Database != other.Database:
@@ -87,7 +99,16 @@ func (l Login) differs(other Login) string {
 	return ""
 }
 
-// at says whose login it is, for error messages.
-func (l Login) at() string {
+// at returns the login as one to another server.
+func (l Login) at(host string, port int) Login {
+	l.Host, l.Port = host, port
+	return l
+}
+
+// String says whose login it is, for error messages.
+func (l Login) String() string {
+	if l.Host == "" {
+		return fmt.Sprintf("user %q of %s", l.User, strings.Trim(l.id, "/"))
+	}
 	return fmt.Sprintf("user %q at %s:%d", l.User, l.Host, l.Port)
 }

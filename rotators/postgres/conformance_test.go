@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -18,8 +19,35 @@ func TestConformance(t *testing.T) {
 		return rotatortest.Harness{
 			Rotator: New(awsConfig, &Options{Dial: w.DialContext}),
 			Value:   newUser(t, secure, user, "the first password"),
+			Another: newUser(t, secure, user+"_other", "the other's password"),
 			Fields:  []string{"password"},
 			Accepts: func(_ context.Context, v rotators.Secret) (bool, error) { return accepts(t, v), nil },
+		}
+	})
+}
+
+// The same for alternating users, by an admin who is no superuser. A twin that
+// logs in and lacks a right fails whatever check it is met in.
+func TestConformanceAlternating(t *testing.T) {
+	var users atomic.Int64
+	rotatortest.Run(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Harness {
+		p := newPair(t, fmt.Sprintf("paired_%d", users.Add(1)))
+		return rotatortest.Harness{
+			Rotator: New(awsConfig, &Options{Dial: w.DialContext}),
+			Value:   p.value,
+			Tags:    map[string]string{"rekey:admin": "the-admin"},
+			Fields:  []string{"password", "username"},
+			Overlap: true,
+			Lookup:  func(context.Context, string) (rotators.Secret, error) { return p.admin, nil },
+			Accepts: func(ctx context.Context, v rotators.Secret) (bool, error) {
+				if !accepts(t, v) {
+					return false, nil
+				}
+				if s := p.settings(t, v); s != p.settingsOfBase {
+					return false, errors.New("a login without the rights and settings of the base: " + s)
+				}
+				return true, nil
+			},
 		}
 	})
 }

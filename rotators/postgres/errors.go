@@ -117,7 +117,7 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 	if errors.As(err, &pg) {
 		switch pg.Code {
 		case readOnlyTransaction, featureNotSupported:
-			return rotators.Permanent(because("the server is a read-only replica: name the writer in the field \"host\"; it said: %s", pg.Message))
+			return rotators.Permanent(fmt.Errorf("%w: %w", database.ErrReadOnly, because("name the writer in the field \"host\"; it said: %s", pg.Message)))
 		case insufficientRights:
 			return rotators.Permanent(because("user %q may not change the password: on RDS, with rds.restrict_password_commands, grant it rds_password; else it must be its own user, or a role that may (CREATEROLE); it said: %s", l.User, pg.Message))
 		}
@@ -127,6 +127,16 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 		return because("the server did not answer in the time there was, so it may or may not have been changed; rotate again")
 	}
 	return because("the connection broke, so it may or may not have been changed; rotate again: %v", err)
+}
+
+// explainTwin says why a twin could not be given the rights of base and what to
+// do. It returns nil for nil.
+func explainTwin(ctx context.Context, err error, l database.Login, base string) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == insufficientRights {
+		return rotators.Permanent(&explained{fmt.Sprintf("user %q may not make a twin with the rights of %q: the admin needs CREATEROLE and, from PostgreSQL 16 on, %q and the twin WITH ADMIN OPTION; only a superuser passes on what superusers set; the server said: %s", l.User, base, base, pg.Message), err})
+	}
+	return explainChange(ctx, err, l)
 }
 
 // wrongMethod tells whether the driver broke off a login because the server did

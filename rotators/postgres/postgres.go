@@ -10,6 +10,9 @@
 // A new password reaches the server as a SCRAM-SHA-256 verifier, so no log of
 // the server can hold it. Servers that store passwords as MD5 hashes store a
 // verifier from then on, which clients since PostgreSQL 10 understand.
+//
+// The second of two alternating users is a member of the first and logs in as it.
+// What it takes of an admin to make one is in docs/settings.md.
 package postgres
 
 import (
@@ -18,6 +21,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/rekeyhq/rekey/internal/account"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -32,17 +36,25 @@ type Options struct {
 // New returns the rotator for PostgreSQL, RDS for PostgreSQL and Aurora
 // PostgreSQL. The options may be nil.
 //
-// cfg is what finding RDS endpoints and making IAM logins will need. Neither is
-// in this version, which does not use it.
-func New(_ aws.Config, o *Options) rotators.Rotator {
-	c := newConnector(o)
-	return database.New(database.Engine{
+// cfg is what asks RDS where a database is, for values that name one by its
+// identifier and for read replicas, and what signs the IAM tokens of admins
+// written as iam:USER.
+func New(cfg aws.Config, o *Options) rotators.Rotator {
+	return database.New(engine(cfg, o))
+}
+
+func engine(cfg aws.Config, o *Options) database.Engine {
+	return database.Engine{
 		Name:     "PostgreSQL",
 		Port:     5432,
 		Database: "postgres",
 		MaxUser:  63, // NAMEDATALEN - 1
 		Length:   32,
 		Alphabet: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._",
-		Open:     c.open,
-	})
+		Open:     newConnector(o).open,
+		IAMToken: func(ctx context.Context, host string, port int, user string) (rotators.Secret, error) {
+			return iamToken(ctx, account.Config(ctx, cfg), host, port, user)
+		},
+		Locator: database.RDS(cfg),
+	}
 }

@@ -27,11 +27,18 @@ import (
 
 var awsConfig aws.Config
 
+// staticCredentials are an AWS caller's, made up.
+type staticCredentials struct{}
+
+func (staticCredentials) Retrieve(context.Context) (aws.Credentials, error) {
+	return aws.Credentials{AccessKeyID: "AKIAMADEUP", SecretAccessKey: "made up"}, nil
+}
+
 // The servers the tests use. Each test makes users of its own.
 var (
 	secure  *servers.PostgresServer // TLS with a certificate for localhost only, from a trusted authority
 	plain   *servers.PostgresServer // no TLS, and room for three users at once
-	replica *servers.PostgresServer // read-only, its certificate from an unknown authority
+	replica *servers.PostgresServer // a read replica of secure, its certificate from an unknown authority
 )
 
 func TestMain(m *testing.M) {
@@ -58,7 +65,7 @@ func withServers(m *testing.M) (int, error) {
 	}
 
 	var start sync.WaitGroup
-	var errs [3]error
+	var errs [2]error
 	for i, s := range []struct {
 		server **servers.PostgresServer
 		o      servers.PostgresOptions
@@ -72,12 +79,11 @@ func withServers(m *testing.M) (int, error) {
 			"host all tlsonly all reject",
 		}}},
 		{&plain, servers.PostgresOptions{Conf: []string{"max_connections = 4", "superuser_reserved_connections = 1"}}},
-		{&replica, servers.PostgresOptions{Certificate: unknown, Standby: true}},
 	} {
 		start.Go(func() { *s.server, errs[i] = servers.Postgres(context.Background(), s.o) })
 	}
 	start.Wait()
-	for _, s := range []*servers.PostgresServer{secure, plain, replica} {
+	for _, s := range []*servers.PostgresServer{secure, plain} {
 		if s != nil {
 			defer s.Stop()
 		}
@@ -85,6 +91,11 @@ func withServers(m *testing.M) (int, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return 1, err
 	}
+	var err error
+	if replica, err = servers.Postgres(context.Background(), servers.PostgresOptions{Certificate: unknown, ReplicaOf: secure}); err != nil {
+		return 1, err
+	}
+	defer replica.Stop()
 	return m.Run(), nil
 }
 
@@ -177,22 +188,24 @@ type wire struct {
 	before func(n int) error // called before the nth connection, from 1; its error is the dial's
 }
 
-func (w *wire) rotator() rotators.Rotator {
-	return New(awsConfig, &Options{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		n := int(w.dials.Add(1))
-		if w.before != nil {
-			if err := w.before(n); err != nil {
-				return nil, err
-			}
+func (w *wire) rotator() rotators.Rotator { return New(awsConfig, &Options{Dial: w.dial}) }
+
+func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	n := int(w.dials.Add(1))
+	if w.before != nil {
+		if err := w.before(n); err != nil {
+			return nil, err
 		}
-		return new(net.Dialer).DialContext(ctx, network, addr)
-	}})
+	}
+	return new(net.Dialer).DialContext(ctx, network, addr)
 }
+
+var prober = New(awsConfig, nil)
 
 // accepts asks the server, by a rotator of its own, whether it takes a value.
 func accepts(t *testing.T, value rotators.Secret) bool {
 	t.Helper()
-	err := New(awsConfig, nil).Test(t.Context(), rotators.Rotation{Pending: value})
+	err := prober.Test(t.Context(), rotators.Rotation{Pending: value})
 	if err != nil && !rotators.IsRefused(err) {
 		t.Fatalf("cannot tell whether the server takes a value: %v", err)
 	}

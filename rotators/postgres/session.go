@@ -21,6 +21,12 @@ type session struct {
 	login database.Login
 }
 
+// pinned, before a transaction's other statements, has it not heed what others
+// may have set or planted: another role to act as (ALTER ROLE .. SET role, ALTER
+// DATABASE .. SET role), and operators and functions in a schema that is searched
+// before PostgreSQL's own.
+const pinned = "SET LOCAL ROLE NONE; SET LOCAL search_path TO pg_catalog, pg_temp; "
+
 // SetPasswords sets the one password a PostgreSQL user has.
 //
 // The statements are one message, which the server runs as one transaction and
@@ -40,9 +46,8 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 	if err != nil {
 		return err
 	}
-	// The role's own settings may have made it another role (ALTER ROLE .. SET
-	// role), or read-only (SET default_transaction_read_only).
-	_, err = s.conn.Exec(ctx, "SET LOCAL ROLE NONE; SET TRANSACTION READ WRITE; ALTER ROLE "+name+" PASSWORD '"+verifier+"'").ReadAll()
+	// Settings may have made the session read-only (default_transaction_read_only).
+	_, err = s.conn.Exec(ctx, pinned+"SET TRANSACTION READ WRITE; ALTER ROLE "+name+" PASSWORD '"+verifier+"'").ReadAll()
 	return explainChange(ctx, err, s.login)
 }
 

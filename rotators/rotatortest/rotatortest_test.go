@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,12 +86,22 @@ func (h honest) call(ctx context.Context, method string, value rotators.Secret, 
 	}
 }
 
+func noOptions(r rotators.Rotation) error {
+	if len(r.Settings.Options) > 0 {
+		return rotators.Permanent(errors.New("the vendor has no options"))
+	}
+	return nil
+}
+
 func password(value rotators.Secret) string {
 	p, _ := value.Field("password")
 	return p.Reveal()
 }
 
 func (h honest) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	if err := noOptions(r); err != nil {
+		return rotators.Secret{}, err
+	}
 	next, err := r.Settings.Password.Generate(32, "abcdefghijklmnopqrstuvwxyz0123456789")
 	if err != nil {
 		return rotators.Secret{}, err
@@ -151,6 +160,15 @@ func (b outageAsRefusal) Test(ctx context.Context, r rotators.Rotation) error {
 	return rotators.Refused(b.send(ctx, r.Pending, ""))
 }
 
+type outageAsOwnRefusal struct{ honest }
+
+func (b outageAsOwnRefusal) Test(ctx context.Context, r rotators.Rotation) error {
+	if b.send(ctx, r.Pending, "") != nil {
+		return rotators.Refused(errors.New("the password is wrong"))
+	}
+	return nil
+}
+
 type oneByteChanged struct{ honest }
 
 func (b oneByteChanged) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
@@ -186,129 +204,74 @@ func (b panics) Test(_ context.Context, r rotators.Rotation) error {
 	panic("cannot use " + password(r.Pending))
 }
 
-// twoPasswords is a vendor whose user may hold two passwords: the second one is
-// added by PUT, and DELETE takes away all but the one that asks.
-type twoPasswords struct {
-	*httptest.Server
-	mu        sync.Mutex
-	passwords []string
-}
+type secretInErrorField struct{ honest }
 
-func (v *twoPasswords) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	_, password, _ := r.BasicAuth()
-	body, _ := io.ReadAll(r.Body)
-	next := string(body)
-	switch {
-	case !slices.Contains(v.passwords, password):
-		w.WriteHeader(http.StatusUnauthorized)
-	case r.Method == http.MethodDelete:
-		v.passwords = []string{password}
-	case r.Method != http.MethodPut || slices.Contains(v.passwords, next):
-	case len(v.passwords) == 2:
-		w.WriteHeader(http.StatusConflict)
-	default:
-		v.passwords = append(v.passwords, next)
-	}
-}
+type loginError struct{ Password string }
 
-func (v *twoPasswords) accepts(_ context.Context, value rotators.Secret) (bool, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return slices.Contains(v.passwords, password(value)), nil
-}
+func (e *loginError) Error() string { return "the login failed" }
 
-// overlapping is an honest rotator for twoPasswords.
-type overlapping struct{ honest }
-
-func (o overlapping) Set(ctx context.Context, r rotators.Rotation) error {
-	return o.send(ctx, r.Current, password(r.Pending))
-}
-
-func (o overlapping) Retire(ctx context.Context, r rotators.Rotation) error {
-	return o.call(ctx, http.MethodDelete, r.Current, "")
-}
-
-type retireDoesNothing struct{ overlapping }
-
-func (b retireDoesNothing) Retire(context.Context, rotators.Rotation) error { return nil }
-
-type retiresCurrent struct{ overlapping }
-
-func (b retiresCurrent) Retire(ctx context.Context, r rotators.Rotation) error {
-	previous, err := r.Previous(ctx)
-	if err != nil {
-		return err
-	}
-	return b.call(ctx, http.MethodDelete, previous, "")
-}
-
-type retireNotIdempotent struct{ overlapping }
-
-func (b retireNotIdempotent) Retire(ctx context.Context, r rotators.Rotation) error {
-	previous, err := r.Previous(ctx)
-	if err != nil {
-		return err
-	}
-	if err := b.send(ctx, previous, ""); err != nil {
-		return err
-	}
-	return b.overlapping.Retire(ctx, r)
-}
-
-// neverRetires fills the vendor's two places, and there is no third.
-type neverRetires struct{ overlapping overlapping }
-
-func (b neverRetires) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
-	return b.overlapping.Create(ctx, r)
-}
-
-func (b neverRetires) Set(ctx context.Context, r rotators.Rotation) error {
-	return b.overlapping.Set(ctx, r)
-}
-
-func (b neverRetires) Test(ctx context.Context, r rotators.Rotation) error {
-	return b.overlapping.Test(ctx, r)
-}
-
-type alwaysTheSame struct{ honest }
-
-func (b alwaysTheSame) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
-	return r.Current.Replace("password", rotators.NewSecret("the-same-for-everybody"))
-}
-
-type setHidesFailures struct{ honest }
-
-func (b setHidesFailures) Set(ctx context.Context, r rotators.Rotation) error {
-	if err := b.honest.Set(ctx, r); rotators.IsRefused(err) {
-		return err
+func (b secretInErrorField) Test(ctx context.Context, r rotators.Rotation) error {
+	if err := b.send(ctx, r.Pending, ""); err != nil {
+		return fmt.Errorf("%w: %w", &loginError{password(r.Pending)}, err)
 	}
 	return nil
 }
 
-// generated makes a value that no other system holds.
-type generated struct{}
+type secretInURL struct{ honest }
 
-func (generated) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
-	return r.Settings.Password.Generate(32, "abcdefghijklmnopqrstuvwxyz0123456789")
-}
-func (generated) Set(context.Context, rotators.Rotation) error  { return nil }
-func (generated) Test(context.Context, rotators.Rotation) error { return nil }
-
-func overlap(wrap func(overlapping) rotators.Rotator) maker {
-	return func(t *testing.T, w *Wire) Harness {
-		v := &twoPasswords{passwords: []string{"the-first-password"}}
-		v.Server = httptest.NewServer(v)
-		t.Cleanup(v.Close)
-		return Harness{
-			Rotator: wrap(overlapping{honest{v.URL, &http.Client{Transport: w}}}),
-			Value:   rotators.NewSecret(`{"password":"the-first-password"}`),
-			Fields:  []string{"password"},
-			Accepts: v.accepts,
-			Overlap: true,
-		}
+func (b secretInURL) Test(ctx context.Context, r rotators.Rotation) error {
+	if _, err := http.NewRequest(http.MethodGet, b.url+"/login/"+password(r.Pending), nil); err != nil {
+		return err
 	}
+	return b.honest.Test(ctx, r)
+}
+
+type readsNoAnswer struct{ honest }
+
+func (b readsNoAnswer) Test(ctx context.Context, r rotators.Rotation) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url, nil)
+	if err != nil {
+		return err
+	}
+	req.SetBasicAuth("app", password(r.Pending))
+	resp, _ := b.client.Do(req)
+	if resp.StatusCode != http.StatusOK {
+		return rotators.Refused(errors.New("the vendor refuses the password of app"))
+	}
+	return nil
+}
+
+type optionsIgnored struct{ honest }
+
+func (b optionsIgnored) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	r.Settings.Options = nil
+	return b.honest.Create(ctx, r)
+}
+
+type optionsRetried struct{ honest }
+
+func (b optionsRetried) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	if len(r.Settings.Options) > 0 {
+		return rotators.Secret{}, errors.New("the vendor has no options")
+	}
+	return b.honest.Create(ctx, r)
+}
+
+// remembersNext sets what its own Create made, which need not be what was
+// stored.
+type remembersNext struct {
+	honest
+	next rotators.Secret
+}
+
+func (b *remembersNext) Create(ctx context.Context, r rotators.Rotation) (next rotators.Secret, err error) {
+	b.next, err = b.honest.Create(ctx, r)
+	return b.next, err
+}
+
+func (b *remembersNext) Set(ctx context.Context, r rotators.Rotation) error {
+	r.Pending = b.next
+	return b.honest.Set(ctx, r)
 }
 
 // harness builds one around the honest rotator as wrap changes it.
@@ -324,20 +287,8 @@ func harness(wrap func(honest) rotators.Rotator) maker {
 	}
 }
 
-func TestHonestRotatorsPass(t *testing.T) {
-	for name, h := range map[string]maker{
-		"one password":  harness(func(h honest) rotators.Rotator { return h }),
-		"two passwords": overlap(func(o overlapping) rotators.Rotator { return o }),
-		"a value that no other system holds": func(*testing.T, *Wire) Harness {
-			return Harness{
-				Rotator: generated{},
-				Value:   rotators.NewSecret("the-first-signing-key"),
-				Accepts: func(context.Context, rotators.Secret) (bool, error) { return true, nil },
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) { Run(t, h) })
-	}
+func TestAnHonestRotatorPasses(t *testing.T) {
+	Run(t, harness(func(h honest) rotators.Rotator { return h }))
 }
 
 // Each broken rotator must fail the check that is there for it, whatever else
@@ -345,41 +296,74 @@ func TestHonestRotatorsPass(t *testing.T) {
 func TestBrokenRotatorsAreCaught(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		harness maker
+		wrap    func(honest) rotators.Rotator
 		check   string
 		mention string
 	}{
-		{"Set is not idempotent", harness(func(h honest) rotators.Rotator { return setNotIdempotent{h} }), "EveryStepTwice", "setSecret, the second time"},
-		{"Set is not idempotent", harness(func(h honest) rotators.Rotator { return setNotIdempotent{h} }), "Crashes", "the retry failed"},
-		{"Create kills the current value", harness(func(h honest) rotators.Rotator { return createKillsCurrent{h} }), "CreateLeavesCurrentWorking", "does not accept the current value"},
-		{"Create kills the current value", harness(func(h honest) rotators.Rotator { return createKillsCurrent{h} }), "Crashes", "lost"},
-		{"Test always passes", harness(func(h honest) rotators.Rotator { return testAlwaysPasses{h} }), "TestRefusesAWrongValue", "passes for a value"},
-		{"a secret in an error", harness(func(h honest) rotators.Rotator { return secretInError{h} }), "TestRefusesAWrongValue", "holds a secret"},
-		{"a secret in a panic", harness(func(h honest) rotators.Rotator { return panics{h} }), "DryTest", "holds a secret"},
-		{"an outage is called a refusal", harness(func(h honest) rotators.Rotator { return outageAsRefusal{h} }), "OutageIsNotRefusal", "for the target's refusal"},
-		{"an outage is called a refusal", harness(func(h honest) rotators.Rotator { return outageAsRefusal{h} }), "Crashes", "for the target's refusal"},
-		{"one byte of the value changed", harness(func(h honest) rotators.Rotator { return oneByteChanged{h} }), "ChangesOnlyItsFields", "differs"},
-		{"Set goes through a password nobody stored", harness(func(h honest) rotators.Rotator { return setLosesBoth{h} }), "Crashes", "the last working credential is lost"},
-		{"Create always makes the same value", harness(func(h honest) rotators.Rotator { return alwaysTheSame{h} }), "RotatesAgain", "no new value"},
-		{"Set hides that it failed", harness(func(h honest) rotators.Rotator { return setHidesFailures{h} }), "OutageIsNotRefusal", "does not accept the pending value"},
-		{"Retire does nothing", overlap(func(o overlapping) rotators.Rotator { return retireDoesNothing{o} }), "Rotates", "still works"},
-		{"Retire takes the current value", overlap(func(o overlapping) rotators.Rotator { return retiresCurrent{o} }), "Rotates", "retiring"},
-		{"Retire is not idempotent", overlap(func(o overlapping) rotators.Rotator { return retireNotIdempotent{o} }), "Crashes", "the retry failed"},
-		{"nothing makes room for the next value", overlap(func(o overlapping) rotators.Rotator { return neverRetires{o} }), "RotatesAgain", "409"},
+		{"Set is not idempotent", func(h honest) rotators.Rotator { return setNotIdempotent{h} }, "EveryStepTwice", "setSecret, the second time"},
+		{"Set is not idempotent", func(h honest) rotators.Rotator { return setNotIdempotent{h} }, "Crashes", "the retry failed"},
+		{"Create kills the current value", func(h honest) rotators.Rotator { return createKillsCurrent{h} }, "CreateLeavesCurrentWorking", "does not accept the current value"},
+		{"Create kills the current value", func(h honest) rotators.Rotator { return createKillsCurrent{h} }, "Crashes", "lost"},
+		{"Test always passes", func(h honest) rotators.Rotator { return testAlwaysPasses{h} }, "TestRefusesAWrongValue", "passes for a value"},
+		{"a secret in an error", func(h honest) rotators.Rotator { return secretInError{h} }, "TestRefusesAWrongValue", "holds a secret"},
+		{"a secret in a panic", func(h honest) rotators.Rotator { return panics{h} }, "DryTest", "holds a secret"},
+		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "OutageIsNotRefusal", "for the target's refusal"},
+		{"an outage becomes a refusal of its own", func(h honest) rotators.Rotator { return outageAsOwnRefusal{h} }, "OutageIsNotRefusal", "marked Refused"},
+		{"an outage is called a refusal", func(h honest) rotators.Rotator { return outageAsRefusal{h} }, "Crashes", "for the target's refusal"},
+		{"one byte of the value changed", func(h honest) rotators.Rotator { return oneByteChanged{h} }, "ChangesOnlyItsFields", "differs"},
+		{"a secret in what an error prints as", func(h honest) rotators.Rotator { return secretInErrorField{h} }, "TestRefusesAWrongValue", "holds a secret"},
+		{"a secret quoted by a library", func(h honest) rotators.Rotator { return secretInURL{h} }, "OddBytes", "as a Go string"},
+		{"an answer that never came is read", func(h honest) rotators.Rotator { return readsNoAnswer{h} }, "Crashes", "testSecret panics"},
+		{"options are accepted silently", func(h honest) rotators.Rotator { return optionsIgnored{h} }, "RejectsUnknownOptions", "no rotator has"},
+		{"an unknown option is tried again", func(h honest) rotators.Rotator { return optionsRetried{h} }, "RejectsUnknownOptions", "not Permanent"},
+		{"what Create made is remembered", func(h honest) rotators.Rotator { return &remembersNext{honest: h} }, "StepsAtOnce", "a second createSecret"},
+		{"Set goes through a password nobody stored", func(h honest) rotators.Rotator { return setLosesBoth{h} }, "Crashes", "the last working credential is lost"},
 	} {
 		t.Run(c.name+" "+c.check, func(t *testing.T) {
-			for _, check := range checks {
-				if check.name != c.check {
-					continue
-				}
-				err := check.run(t, c.harness)
-				if err == nil || !strings.Contains(err.Error(), c.mention) {
-					t.Errorf("%s says %v, want a mention of %q", c.check, err, c.mention)
-				}
-				return
-			}
-			t.Errorf("there is no check %s", c.check)
+			catches(t, c.check, harness(c.wrap), c.mention)
 		})
+	}
+}
+
+// catches checks that a check fails, with a mention of what it is about.
+func catches(t *testing.T, name string, newHarness maker, mention string) {
+	t.Helper()
+	for _, check := range checks {
+		if check.name != name {
+			continue
+		}
+		err := check.run(t, newHarness)
+		if err == nil || !strings.Contains(err.Error(), mention) {
+			t.Errorf("%s says %v, want a mention of %q", name, err, mention)
+		}
+		return
+	}
+	t.Errorf("there is no check %s", name)
+}
+
+// What a Harness declares and a rotator does not do is caught.
+func TestFalseDeclarationsAreCaught(t *testing.T) {
+	declare := func(newHarness maker, change func(*Harness)) maker {
+		return func(t *testing.T, w *Wire) Harness {
+			h := newHarness(t, w)
+			change(&h)
+			return h
+		}
+	}
+	single := harness(func(h honest) rotators.Rotator { return h })
+	keys := issuerHarness(func(i issuer) rotators.Rotator { return i })
+	for _, c := range []struct {
+		name       string
+		newHarness maker
+		check      string
+		mention    string
+	}{
+		{"an overlap that is none", declare(single, func(h *Harness) { h.Overlap = true }), "AcceptedWhenDeclared", "refused (!)"},
+		{"an overlap that is none", declare(single, func(h *Harness) { h.Overlap = true }), "Crashes", "declares an overlap"},
+		{"an overlap not declared", declare(keys, func(h *Harness) { h.Overlap = false }), "AcceptedWhenDeclared", "accepted (!)"},
+		{"minting not declared", declare(keys, func(h *Harness) { h.Keys = nil }), "AcceptedWhenDeclared", "accepted (!)"},
+	} {
+		t.Run(c.name+" "+c.check, func(t *testing.T) { catches(t, c.check, c.newHarness, c.mention) })
 	}
 }
 

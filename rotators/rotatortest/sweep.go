@@ -2,7 +2,6 @@ package rotatortest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"testing"
 )
@@ -63,9 +62,8 @@ func sweep(t *testing.T, newScenario func(t *testing.T, w *Wire) Scenario) (poin
 
 func crashOnce(ctx context.Context, w *Wire, s Scenario) error {
 	err := s.Run(ctx)
-	var b *broken
-	if errors.As(err, &b) {
-		return b
+	if err := asBroken(err); err != nil {
+		return err
 	}
 	if !w.isDead() {
 		return fmt.Errorf("this run made only %d outside calls (error: %v): the count must not depend on chance", w.count(), err)

@@ -20,6 +20,7 @@ type Wire struct {
 	crash int  // the call at which the process dies; 0: none
 	after bool // whether that call still has its effect
 	dead  bool
+	stand func(call int) // runs before each call; nil: nothing does
 	conns map[*conn]bool
 }
 
@@ -82,8 +83,12 @@ func (w *Wire) call(do func() error) error {
 		return errDead
 	}
 	w.calls++
-	dies := w.calls == w.crash
+	call, stand := w.calls, w.stand
+	dies := call == w.crash
 	w.mu.Unlock()
+	if stand != nil {
+		stand(call)
+	}
 	if !dies {
 		return do()
 	}
@@ -92,6 +97,29 @@ func (w *Wire) call(do func() error) error {
 	}
 	w.die()
 	return errDead
+}
+
+// standBefore has the call-th call from now on wait until do is through. The
+// calls that do makes are not waited for.
+func (w *Wire) standBefore(call int, do func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	call += w.calls
+	w.stand = func(at int) {
+		if at == call {
+			w.mu.Lock()
+			w.stand = nil
+			w.mu.Unlock()
+			do()
+		}
+	}
+}
+
+// beforeEach has do run before each call.
+func (w *Wire) beforeEach(do func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stand = func(int) { do() }
 }
 
 // die cuts everything off.

@@ -1,0 +1,87 @@
+package functions
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"sync"
+
+	"github.com/aws/aws-lambda-go/lambdacontext"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// accounts knows how AWS is called in the account of a secret: in the
+// function's own with the function's credentials, in another by a role there.
+// Credentials are kept until they expire, for as long as the process lives.
+type accounts struct {
+	cfg  aws.Config
+	role string // its name in every other account, with its path; "": there is none
+
+	mu    sync.Mutex
+	roles map[string]aws.CredentialsProvider // by the role's ARN
+}
+
+// roleName is a role's name, with its path if it has one.
+var roleName = regexp.MustCompile(`^([\w+=,.@-]+/)*[\w+=,.@-]{1,64}$`)
+
+func newAccounts(cfg aws.Config, role string) (*accounts, error) {
+	if role != "" && !roleName.MatchString(role) {
+		return nil, rotators.Permanent(fmt.Errorf("the environment variable REKEY_ROLE_NAME is %q: set it to a role's name, or path/name, without the rest of its ARN", role))
+	}
+	return &accounts{cfg: cfg, role: role, roles: map[string]aws.CredentialsProvider{}}, nil
+}
+
+// config returns what to call AWS with in the account that an ARN is of. What is
+// no ARN is of the function's own.
+func (a *accounts) config(ctx context.Context, id string) aws.Config {
+	cfg := a.cfg.Copy()
+	if credentials := a.credentials(ctx, id); credentials != nil {
+		cfg.Credentials = credentials
+	}
+	return cfg
+}
+
+// credentials returns those for the account that an ARN is of; nil if it is the
+// function's own. That there is no role is said by the first call that uses
+// them, so that it is an error of the step and stands in its log.
+func (a *accounts) credentials(ctx context.Context, id string) aws.CredentialsProvider {
+	there, here := parse(id), function(ctx)
+	if there.AccountID == here.AccountID || there.AccountID == "" || here.AccountID == "" {
+		return nil
+	}
+	if a.role == "" {
+		return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{}, rotators.Permanent(fmt.Errorf("%s is of account %s and this function of account %s: set its environment variable REKEY_ROLE_NAME to the name of a role of account %s that it may assume", id, there.AccountID, here.AccountID, there.AccountID))
+		})
+	}
+	role := arn.ARN{Partition: there.Partition, Service: "iam", AccountID: there.AccountID, Resource: "role/" + a.role}.String()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.roles[role] == nil {
+		assume := stscreds.NewAssumeRoleProvider(sts.NewFromConfig(a.cfg), role, func(o *stscreds.AssumeRoleOptions) {
+			o.RoleSessionName = "rekey"
+		})
+		a.roles[role] = aws.NewCredentialsCache(assume)
+	}
+	return a.roles[role]
+}
+
+// function returns the ARN of the function that runs; the zero ARN if Lambda has
+// not said.
+func function(ctx context.Context) arn.ARN {
+	if lc, ok := lambdacontext.FromContext(ctx); ok {
+		return parse(lc.InvokedFunctionArn)
+	}
+	return arn.ARN{}
+}
+
+// parse returns the zero ARN for what is none.
+func parse(id string) arn.ARN {
+	a, _ := arn.Parse(id)
+	return a
+}

@@ -1,0 +1,151 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// iamPrefix starts an admin that is a user IAM lets in: iam:USER.
+const iamPrefix = "iam:"
+
+// changeByAdmin has the admin change the password of the pending value's user,
+// and nothing else of it.
+func (a *attempt) changeByAdmin(ctx context.Context) error {
+	admin, err := a.adminLogin(ctx)
+	if err != nil {
+		return err
+	}
+	held, err := a.possess(ctx, a.pending)
+	if err != nil {
+		return err
+	}
+	if held.Password.Equal(a.pending.Password) {
+		return nil
+	}
+	session, err := a.openAdmin(ctx, admin)
+	if err != nil {
+		return err
+	}
+	defer session.Close(context.WithoutCancel(ctx))
+	return a.change(ctx, session, held, func() error {
+		return session.SetPasswords(ctx, a.pending.User, a.pending.Password)
+	})
+}
+
+// possess proves that this secret is the rightful one of an account, whose
+// password or rights the admin is to give away, and returns the login that proved
+// it. It is the zero Login if the admin's owner vouches for the secret instead.
+func (a *attempt) possess(ctx context.Context, account Login) (Login, error) {
+	session, held, err := a.enter(ctx, account)
+	if err == nil {
+		_ = session.Close(context.WithoutCancel(ctx))
+		return held, nil
+	}
+	none := (*unproved)(nil)
+	if !errors.As(err, &none) {
+		return Login{}, err
+	}
+	if a.r.Vouches != nil && !strings.HasPrefix(a.admin, iamPrefix) {
+		vouched, err := a.r.Vouches(ctx, a.admin)
+		if err != nil || vouched {
+			return Login{}, err
+		}
+	}
+	return Login{}, rotators.Permanent(fmt.Errorf("the admin %s does not act for %s, because this secret does not prove that it may: no password it has held logs in as that user; set that user's password by hand to one this secret holds, drop the user if it is a leftover, or name this secret in the tag rekey:admin-for of the admin's secret (%v)", a.admin, a.here(account), none))
+}
+
+// adminLogin reads the admin's login. It refuses an admin of another server than
+// the one whose user is to be changed: only a value that the admin's own owner
+// wrote decides where the admin's password is sent.
+func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
+	if user, ok := strings.CutPrefix(a.admin, iamPrefix); ok {
+		return a.iamLogin(ctx, user)
+	}
+	if a.r.Lookup == nil {
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s cannot be read: no other secrets can be looked up here", a.admin))
+	}
+	value, err := a.r.Lookup(ctx, a.admin)
+	if err != nil {
+		return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
+	}
+	l, err := a.login(value)
+	if err != nil {
+		return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
+	}
+	place, err := a.rotator.place(ctx, value, l)
+	if err != nil {
+		return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
+	}
+	l = l.at(place.Writer, place.WriterPort)
+
+	why := ""
+	if !a.isWriter(l) && !a.located && a.Locator != nil {
+		// The value may name a replica.
+		err := a.locate(ctx)
+		if err != nil && !rotators.IsPermanent(err) {
+			return Login{}, err
+		}
+		if err != nil {
+			why = fmt.Sprintf(" (%v)", err)
+		}
+	}
+	if !a.isWriter(l) {
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for %s:%d, and %s is changed at %s:%d, so the admin is not used: name one of that server, or correct the field \"host\" or \"port\" of the value that is wrong%s", a.admin, l.Host, l.Port, a.here(a.pending), a.place.Writer, a.place.WriterPort, why))
+	}
+	return l, a.checkAdmin(l.User)
+}
+
+// iamLogin makes the login of an admin that IAM lets in. It has no value of its
+// own that could name a server, and needs none: the token is good for one user
+// at one server only.
+func (a *attempt) iamLogin(ctx context.Context, user string) (Login, error) {
+	switch {
+	case a.IAMToken == nil:
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s: %s knows no IAM logins: name a secret in rekey:admin", a.admin, a.Name))
+	case user == "":
+		return Login{}, rotators.Permanent(errors.New("the admin iam: lacks a name: write it like iam:USER"))
+	case a.current.Plaintext:
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s logs in with TLS only: remove \"ssl\": false from the value", a.admin))
+	}
+	token, err := a.IAMToken(ctx, a.place.Writer, a.place.WriterPort, user)
+	if err != nil {
+		return Login{}, fmt.Errorf("making the IAM token for the admin %s: %w", a.admin, err)
+	}
+	l := Login{Host: a.place.Writer, Port: a.place.WriterPort, User: user, Password: token, Database: a.Database}
+	return l, a.checkAdmin(user)
+}
+
+// checkAdmin refuses an admin that would change itself.
+func (a *attempt) checkAdmin(user string) error {
+	if user == a.current.User || user == a.pending.User {
+		return rotators.Permanent(fmt.Errorf("the admin %s is the user %q, which this secret rotates: name another admin, or set rekey:strategy to single-user without one, and the user changes its own password", a.admin, user))
+	}
+	return nil
+}
+
+// openAdmin logs in as the admin. The error is no refusal of the credential that
+// is rotated.
+func (a *attempt) openAdmin(ctx context.Context, l Login) (Session, error) {
+	session, err := a.open(ctx, l)
+	if rotators.IsRefused(err) {
+		return nil, fmt.Errorf("the admin %s cannot log in: rotate again, and if it stays so correct its password (%v)", a.admin, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the admin %s: %w", a.admin, err)
+	}
+	return session, nil
+}
+
+// isWriter tells whether a login goes to where changes are made.
+func (a *attempt) isWriter(l Login) bool {
+	return sameHost(l.Host, a.place.Writer) && l.Port == a.place.WriterPort
+}
+
+// sameHost compares host names as DNS does.
+func sameHost(a, b string) bool {
+	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
+}

@@ -1,0 +1,56 @@
+package database
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Of two alternating users one is the base, whose rights they both have, and one
+// the twin, which is named after it. Whoever has a change made must have proved
+// to hold what it gives away:
+//
+//   - from base to twin (changeTwin): the twin gets a password and the base's
+//     rights. So the base must be proved, which the current password usually
+//     does, and the twin, if there is one already.
+//   - from twin to base (changeByAdmin): the base gets a password, and must be
+//     proved, which the previous password usually does. The twin gives nothing:
+//     that it is called after the base proves nothing.
+//
+// At no point is the current password touched, so readers never notice.
+
+// changeTwin has the admin give the twin the base's rights and the pending
+// password. It does so at every rotation to the twin, also when the twin has that
+// password already: a login does not prove the rights.
+func (a *attempt) changeTwin(ctx context.Context) error {
+	admin, err := a.adminLogin(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := a.possess(ctx, a.current); err != nil {
+		return err
+	}
+	session, err := a.openAdmin(ctx, admin)
+	if err != nil {
+		return err
+	}
+	defer session.Close(context.WithoutCancel(ctx))
+	twinner, ok := session.(Twinner)
+	if !ok {
+		return rotators.Permanent(fmt.Errorf("%s has no alternating users: set rekey:strategy to single-user", a.Name))
+	}
+	exists, err := twinner.HasUser(ctx, a.pending.User)
+	if err != nil {
+		return fmt.Errorf("looking for %s: %w", a.here(a.pending), err)
+	}
+	var held Login
+	if exists {
+		if held, err = a.possess(ctx, a.pending); err != nil {
+			return err
+		}
+	}
+	return a.change(ctx, session, held, func() error {
+		return twinner.EnsureTwin(ctx, a.current.User, a.pending.User, a.pending.Password)
+	})
+}

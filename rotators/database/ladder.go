@@ -1,0 +1,106 @@
+package database
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// maxLeftovers is how many abandoned values are tried.
+const maxLeftovers = 5
+
+// unproved is the error of enter when no value this secret holds logs in as an
+// account. It is never a refusal: no single credential was wrong.
+type unproved struct {
+	refusal error // of the last login; nil if there was none
+}
+
+func (u *unproved) Error() string {
+	if u.refusal == nil {
+		return "it holds none"
+	}
+	return u.refusal.Error()
+}
+
+// enter logs in as an account with the stored password that works. It returns
+// the login that the server accepted.
+func (a *attempt) enter(ctx context.Context, account Login) (Session, Login, error) {
+	none := &unproved{}
+	for rung, err := range a.ladder(ctx, account) {
+		if err != nil {
+			return nil, Login{}, err
+		}
+		session, err := a.open(ctx, rung)
+		if !rotators.IsRefused(err) {
+			return session, rung, err
+		}
+		none.refusal = err
+	}
+	return nil, Login{}, none
+}
+
+// ladder yields what may log in as an account, best first, so that if all is
+// well the first one does: the current password; the pending one, which an
+// earlier run may have set; the previous one; and those that abandoned attempts
+// have left behind. For a user that is not the current value's, the pending
+// password comes after the previous one, because before the change the previous
+// one works. Values for other accounts are left out, and all else but the password
+// is taken from account, so that an old value decides neither where a password is
+// sent nor whether by TLS.
+func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, error] {
+	var tried []rotators.Secret
+	fresh := func(value rotators.Secret) (Login, bool) {
+		l, err := a.login(value)
+		if err != nil || !l.sameAccount(account) || slices.ContainsFunc(tried, l.Password.Equal) {
+			return Login{}, false
+		}
+		tried = append(tried, l.Password)
+		rung := a.here(account)
+		rung.Password = l.Password
+		return rung, true
+	}
+	return func(yield func(Login, error) bool) {
+		known := []rotators.Secret{a.r.Current}
+		if a.pending.sameAccount(a.current) {
+			known = append(known, a.r.Pending)
+		}
+		for _, value := range known {
+			if rung, ok := fresh(value); ok && !yield(rung, nil) {
+				return
+			}
+		}
+		if a.r.Previous != nil {
+			value, err := a.r.Previous(ctx)
+			if err != nil {
+				yield(Login{}, fmt.Errorf("reading the previous value: %w", err))
+				return
+			}
+			if rung, ok := fresh(value); ok && !yield(rung, nil) {
+				return
+			}
+		}
+		if rung, ok := fresh(a.r.Pending); ok && !yield(rung, nil) {
+			return
+		}
+		if a.r.Leftovers == nil {
+			return
+		}
+		left := maxLeftovers
+		for value, err := range a.r.Leftovers(ctx) {
+			if err != nil {
+				yield(Login{}, fmt.Errorf("reading the values of abandoned attempts: %w", err))
+				return
+			}
+			rung, ok := fresh(value)
+			if !ok {
+				continue
+			}
+			if left--; !yield(rung, nil) || left == 0 {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package database
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// The strategies, as the tag rekey:strategy spells them.
+const (
+	singleUser       = "single-user"
+	alternatingUsers = "alternating-users"
+	overlap          = "overlap"
+)
+
+// plan is how a secret is rotated.
+type plan struct {
+	strategy string // singleUser or alternatingUsers
+	admin    string // whose login makes the change, as the owner wrote it; "": the user's own
+}
+
+// plan reads from the settings and the value how a secret is rotated. Its errors
+// are permanent.
+func (d *rotator) plan(s rotators.Settings, value rotators.Secret) (plan, error) {
+	if len(s.Options) > 0 {
+		return plan{}, rotators.Permanent(fmt.Errorf("rekey:options has %s, and %s takes no options: remove the tag", strings.Join(slices.Sorted(maps.Keys(s.Options)), ", "), d.Name))
+	}
+	if s.Variant != "" {
+		return plan{}, rotators.Permanent(fmt.Errorf("rekey:rotator asks for the variant %q, and %s has no variants: set rekey:rotator to %s", s.Variant, d.Name, s.Rotator))
+	}
+	master, err := value.Field("masterarn")
+	if err != nil {
+		return plan{}, err
+	}
+	admin := s.Admin
+	if admin == "" {
+		admin = master.Reveal()
+	}
+
+	switch s.Strategy {
+	case "", alternatingUsers:
+		if admin != "" {
+			return plan{alternatingUsers, admin}, nil
+		}
+		if s.Strategy == "" {
+			return plan{singleUser, ""}, nil
+		}
+		return plan{}, rotators.Permanent(errors.New("with alternating users one user cannot make the other: name an admin in the tag rekey:admin, or in the field \"masterarn\""))
+	case singleUser:
+		// The field is there for other strategies, and AWS's templates for one
+		// user do not read it. Only the tag says that an admin is meant.
+		return plan{singleUser, s.Admin}, nil
+	case overlap:
+		return plan{}, rotators.Permanent(fmt.Errorf("a %s user has one password, so two cannot overlap: set rekey:strategy to alternating-users", d.Name))
+	default:
+		return plan{}, rotators.Permanent(fmt.Errorf("there is no strategy %q: set rekey:strategy to single-user or alternating-users", s.Strategy))
+	}
+}
+
+// suffix makes a base user's name that of its twin. It is the one that AWS's
+// templates use.
+const suffix = "_clone"
+
+// base is the one of a pair of users that is not the twin.
+func base(user string) string {
+	if name, ok := strings.CutSuffix(user, suffix); ok && name != "" {
+		return name
+	}
+	return user
+}
+
+// next is the user that the value after one with this user is for.
+func (d *rotator) next(p plan, user string) (string, error) {
+	if p.strategy == singleUser {
+		return user, nil
+	}
+	if b := base(user); b != user {
+		return b, nil
+	}
+	twin := user + suffix
+	if len(twin) > d.MaxUser {
+		return "", rotators.Permanent(fmt.Errorf("the second of two alternating users would be %q, which is %d bytes long, and %s has no user name longer than %d: rename the user, or set rekey:strategy to single-user", twin, len(twin), d.Name, d.MaxUser))
+	}
+	return twin, nil
+}

@@ -1,0 +1,94 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+const (
+	// How long to wait between two looks whether a replica has a change: most
+	// have it within a tenth of a second, some not for a while.
+	firstPause = 100 * time.Millisecond
+	maxPause   = 2 * time.Second
+	// maxLag is how long a replica is given if the caller has no deadline.
+	maxLag = 30 * time.Second
+)
+
+// place finds where a value's database is. RDS is asked only for a value without
+// a host: secrets that AWS's console makes have an identifier beside the host,
+// and functions that rotate them often have no way to RDS's API.
+func (d *rotator) place(ctx context.Context, value rotators.Secret, l Login) (Place, error) {
+	if l.Host != "" {
+		return Place{Host: l.Host, Port: l.Port, Writer: l.Host, WriterPort: l.Port}, nil
+	}
+	return d.Locator.Locate(ctx, value)
+}
+
+// here is a login, moved to where changes are made.
+func (a *attempt) here(l Login) Login { return l.at(a.place.Writer, a.place.WriterPort) }
+
+// locate asks RDS where changes are made.
+func (a *attempt) locate(ctx context.Context) error {
+	place, err := a.Locator.Locate(ctx, a.r.Current)
+	if err == nil {
+		a.place, a.located = place, true
+	}
+	return err
+}
+
+// onWriter makes a change. If the value names a read-only replica, the change is
+// made again where RDS says that the replica is written, and then waited for on
+// the replica.
+func (a *attempt) onWriter(ctx context.Context, change func() error) error {
+	err := change()
+	if errors.Is(err, ErrReadOnly) && !a.located && a.Locator != nil {
+		if lost := a.locate(ctx); lost != nil {
+			return fmt.Errorf("%w; and where it is written could not be found: %w", err, lost)
+		}
+		if !sameHost(a.place.Writer, a.place.Host) || a.place.WriterPort != a.place.Port {
+			err = change()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return a.awaitReplica(ctx)
+}
+
+// awaitReplica waits until the endpoint that the value names takes the pending
+// password, if that is not where the change was made. A refusal there so soon
+// after the change says only that the replica lags behind.
+func (a *attempt) awaitReplica(ctx context.Context) error {
+	if sameHost(a.place.Writer, a.place.Host) && a.place.WriterPort == a.place.Port {
+		return nil
+	}
+	replica := a.pending.at(a.place.Host, a.place.Port)
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(maxLag)
+	}
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		err := a.prove(ctx, replica)
+		if err == nil {
+			return nil
+		}
+		if !rotators.IsRefused(err) {
+			return fmt.Errorf("the password of %s was changed at %s:%d, and could not be tried at the replica: %w", replica, a.place.Writer, a.place.WriterPort, err)
+		}
+		// As much again is kept for one more login.
+		if time.Until(deadline) < 2*pause {
+			return fmt.Errorf("the password of %s was changed at %s:%d, and the replica has not heard of it yet: it lags behind, so rotate again, and if that does not help look at its replication (%v)", replica, a.place.Writer, a.place.WriterPort, err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("waiting for the replica at %s:%d: %w", a.place.Host, a.place.Port, ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,309 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
+)
+
+// A twin is a member of its base, and the setting "role" makes it log in as the
+// base. So it has the base's rights whatever becomes of them, and what it creates
+// belongs to the base. What a role cannot hand to a member is copied: its
+// settings, its connection limit, its expiry, and REPLICATION.
+
+var _ database.Twinner = (*session)(nil)
+
+// HasUser implements database.Twinner.
+func (s *session) HasUser(ctx context.Context, user string) (bool, error) {
+	rows, err := s.query(ctx, pinned+"SELECT FROM pg_catalog.pg_roles WHERE rolname = "+quoteText(user))
+	return len(rows) > 0, explainChange(ctx, err, s.login)
+}
+
+// EnsureTwin implements database.Twinner. All of it is one transaction.
+func (s *session) EnsureTwin(ctx context.Context, base, twin string, password rotators.Secret) error {
+	verifier, err := newVerifier(password.Reveal())
+	if err != nil {
+		return err
+	}
+	b, err := quoteName(base)
+	if err != nil {
+		return err
+	}
+	t, err := quoteName(twin)
+	if err != nil {
+		return err
+	}
+	// It is undone if it does not get to its end, and the session serves on.
+	defer func() {
+		if s.conn.TxStatus() != 'I' {
+			_, _ = s.query(context.WithoutCancel(ctx), "ROLLBACK")
+		}
+	}()
+	if _, err := s.query(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "+pinned+"SET LOCAL DateStyle TO 'ISO'; SET LOCAL TimeZone TO 'UTC'"); err != nil {
+		return explainTwin(ctx, err, s.login, base)
+	}
+	is, err := s.roles(ctx, base, twin)
+	if err != nil {
+		return explainTwin(ctx, err, s.login, base)
+	}
+	switch {
+	case !is[base].exists:
+		return rotators.Permanent(fmt.Errorf("there is no user %q any more that the twin %q could be made after", base, twin))
+	case is[twin].super && !is[base].super:
+		return rotators.Permanent(fmt.Errorf("the twin %q is a superuser and %q is not: ALTER ROLE %s NOSUPERUSER, then rotate again", twin, base, t))
+	}
+	want := is[base].twin(base)
+	changes := is[twin].become(want, b, t, s.grantOptions())
+	if len(changes) > 0 {
+		if _, err := s.query(ctx, strings.Join(changes, "; ")); err != nil {
+			return explainTwin(ctx, err, s.login, base)
+		}
+		if is, err = s.roles(ctx, base, twin); err != nil {
+			return explainTwin(ctx, err, s.login, base)
+		}
+		if left := is[twin].become(want, b, t, s.grantOptions()); len(left) > 0 {
+			return rotators.Permanent(fmt.Errorf("the twin %q could not be given the rights of %q; what did not last is: %s", twin, base, strings.Join(left, "; ")))
+		}
+	}
+	_, err = s.query(ctx, "ALTER ROLE "+t+" PASSWORD '"+verifier+"'; COMMIT")
+	return explainTwin(ctx, err, s.login, base)
+}
+
+// maxLockWait is how long ProveTwin waits for tables that others use, while those
+// that want them next wait behind it.
+const maxLockWait = "2s"
+
+// ProveTwin implements database.Twinner. It needs no admin: the twin gives away
+// what is its own. Only twins that were not made by EnsureTwin own anything.
+func (s *session) ProveTwin(ctx context.Context, base string) error {
+	b, err := quoteName(base)
+	if err != nil {
+		return err
+	}
+	rows, err := s.query(ctx, "SELECT session_user, current_user")
+	if err != nil {
+		return explainLogin(ctx, err, s.login, true)
+	}
+	if rows[0][0] == rows[0][1] {
+		return fmt.Errorf("%s logs in, but not with the rights of %q: PostgreSQL does not heed its setting \"role\"", s.login, base)
+	}
+	_, err = s.query(ctx, pinned+"SET TRANSACTION READ WRITE; SET LOCAL lock_timeout TO '"+maxLockWait+"'; REASSIGN OWNED BY CURRENT_USER TO "+b)
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
+		return &explained{fmt.Sprintf("%s owns something in the database %q that could not be given to %q: rotate again when nobody uses it, or as one who may, REASSIGN OWNED BY that user TO %s; the server said: %s (SQLSTATE %s)",
+			s.login, s.login.Database, base, b, pg.Message, pg.Code), err}
+	}
+	return explainChange(ctx, err, s.login)
+}
+
+// role is what is known of a role.
+type role struct {
+	exists, super, replication, canLogin, inherits bool
+	member                                         bool // of the base: has its rights, and may become it
+	limit, until                                   string
+	settings                                       map[setting]string
+}
+
+// setting names one of a role's settings: in one database, or in all for "".
+type setting struct{ database, name string }
+
+// roles reads two roles, of which the second may not exist.
+func (s *session) roles(ctx context.Context, base, twin string) (map[string]role, error) {
+	may := "MEMBER"
+	if s.major() >= 16 {
+		may = "SET"
+	}
+	b, t := quoteText(base), quoteText(twin)
+	rows, err := s.query(ctx, `SELECT r.rolname, r.rolsuper, r.rolreplication, r.rolcanlogin, r.rolinherit, r.rolconnlimit,
+			coalesce(r.rolvaliduntil::text, 'infinity'),
+			coalesce(pg_has_role(r.oid, b.oid, 'USAGE') AND pg_has_role(r.oid, b.oid, '`+may+`'), false)
+		FROM pg_roles r LEFT JOIN pg_roles b ON b.rolname = `+b+` WHERE r.rolname IN (`+b+`, `+t+`)`)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]role{}
+	for _, r := range rows {
+		found[r[0]] = role{exists: true, super: r[1] == "t", replication: r[2] == "t", canLogin: r[3] == "t", inherits: r[4] == "t",
+			limit: r[5], until: r[6], member: r[7] == "t", settings: map[setting]string{}}
+	}
+	rows, err = s.query(ctx, `SELECT r.rolname, coalesce(d.datname, ''), c FROM pg_db_role_setting s
+		JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c
+		WHERE r.rolname IN (`+b+`, `+t+`)`)
+	for _, r := range rows {
+		// Another run may have made the role since the first query. It is left
+		// to CREATE ROLE to find that out.
+		if is, ok := found[r[0]]; ok {
+			name, text, _ := strings.Cut(r[2], "=")
+			is.settings[setting{r[1], name}] = text
+		}
+	}
+	return found, err
+}
+
+// twin is what a twin of this role must be.
+func (r role) twin(name string) role {
+	r.canLogin, r.inherits, r.member = true, true, true
+	r.settings = maps.Clone(r.settings)
+	// A base that becomes a third role itself has its twin do the same.
+	everywhere := setting{"", "role"}
+	if _, ok := r.settings[everywhere]; !ok {
+		r.settings[everywhere] = "none"
+	}
+	for k, text := range r.settings {
+		if k.name == "role" && text == "none" {
+			r.settings[k] = name
+		}
+	}
+	return r
+}
+
+// become lists the statements that make one role what another is to be; none if
+// it is so already.
+func (r role) become(want role, base, twin, grantOptions string) (statements []string) {
+	do := func(format string, args ...any) { statements = append(statements, fmt.Sprintf(format, args...)) }
+	if !r.exists {
+		do("CREATE ROLE %s LOGIN INHERIT", twin)
+		r.canLogin, r.inherits = true, true
+	}
+	if !r.canLogin || !r.inherits {
+		do("ALTER ROLE %s LOGIN INHERIT", twin)
+	}
+	if !r.member {
+		do("GRANT %s TO %s%s", base, twin, grantOptions)
+	}
+	switch {
+	case want.replication && !r.replication:
+		do("ALTER ROLE %s REPLICATION", twin)
+	case r.replication && !want.replication:
+		do("ALTER ROLE %s NOREPLICATION", twin)
+	}
+	if r.limit != want.limit {
+		do("ALTER ROLE %s CONNECTION LIMIT %s", twin, want.limit)
+	}
+	if r.until != want.until {
+		do("ALTER ROLE %s VALID UNTIL %s", twin, quoteText(want.until))
+	}
+	byName := func(a, b setting) int {
+		return strings.Compare(a.database+"\x00"+a.name, b.database+"\x00"+b.name)
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(want.settings), byName) {
+		if text, ok := r.settings[k]; !ok || text != want.settings[k] {
+			do("ALTER ROLE %s%s SET %s TO %s", twin, k.in(), k.quoted(), k.spell(want.settings[k]))
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(r.settings), byName) {
+		if _, ok := want.settings[k]; !ok {
+			do("ALTER ROLE %s%s RESET %s", twin, k.in(), k.quoted())
+		}
+	}
+	return statements
+}
+
+func (k setting) in() string {
+	if k.database == "" {
+		return ""
+	}
+	return ` IN DATABASE "` + strings.ReplaceAll(k.database, `"`, `""`) + `"`
+}
+
+func (k setting) quoted() string { return `"` + strings.ReplaceAll(k.name, `"`, `""`) + `"` }
+
+// nameLists are the settings that PostgreSQL keeps as lists of quoted names, and
+// that must be written name by name. pg_dump has the same list: the server does
+// not tell (variable_is_guc_list_quote).
+var nameLists = []string{
+	"local_preload_libraries", "search_path", "session_preload_libraries",
+	"shared_preload_libraries", "temp_tablespaces", "unix_socket_directories",
+}
+
+// spell writes the stored text of a setting as SQL.
+func (k setting) spell(text string) string {
+	if !slices.Contains(nameLists, strings.ToLower(k.name)) {
+		return quoteText(text)
+	}
+	var names []string
+	for _, name := range splitNames(text) {
+		names = append(names, quoteText(name))
+	}
+	return strings.Join(names, ", ")
+}
+
+// splitNames reads a stored list of names, of which some are quoted.
+func splitNames(text string) []string {
+	var names []string
+	var name strings.Builder
+	quoted := false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"' && quoted && strings.HasPrefix(text[i+1:], `"`):
+			name.WriteByte(c)
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && c == ',':
+			names = append(names, name.String())
+			name.Reset()
+		case !quoted && c == ' ':
+		default:
+			name.WriteByte(c)
+		}
+	}
+	return append(names, name.String())
+}
+
+// grantOptions are those of a membership that gives all rights. Before PostgreSQL
+// 16 there were none to choose.
+func (s *session) grantOptions() string {
+	if s.major() >= 16 {
+		return " WITH INHERIT TRUE, SET TRUE"
+	}
+	return ""
+}
+
+// major is the server's version: 15, 18.
+func (s *session) major() int {
+	text := s.conn.ParameterStatus("server_version")
+	digits := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' })
+	if digits < 0 {
+		digits = len(text)
+	}
+	n, _ := strconv.Atoi(text[:digits])
+	return n
+}
+
+// query runs statements and returns the rows of the last one.
+func (s *session) query(ctx context.Context, statements string) ([][]string, error) {
+	results, err := s.conn.Exec(ctx, statements).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]string
+	for _, row := range lastRows(results) {
+		texts := make([]string, len(row))
+		for i, text := range row {
+			texts[i] = string(text)
+		}
+		rows = append(rows, texts)
+	}
+	return rows, nil
+}
+
+func lastRows(results []*pgconn.Result) [][][]byte {
+	if len(results) == 0 {
+		return nil
+	}
+	return results[len(results)-1].Rows
+}
+
+// quoteText writes a text as SQL, in the one way that no setting changes.
+func quoteText(text string) string {
+	return `E'` + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + `'`
+}
