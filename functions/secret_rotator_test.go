@@ -157,11 +157,17 @@ func (s *setup) current() (version, value string) {
 
 // login logs in with a value, by a plain driver and around every Wire.
 func (s *setup) login(ctx context.Context, value string) error {
+	return database.Login(ctx, s.user, s.password(value))
+}
+
+// password is the one in a value.
+func (s *setup) password(value string) string {
+	s.t.Helper()
 	password, err := rotators.NewSecret(value).Field("password")
 	if err != nil {
-		return err
+		s.t.Fatal(err)
 	}
-	return database.Login(ctx, s.user, password.Reveal())
+	return password.Reveal()
 }
 
 // converged checks the end of a rotation: readers get a new value, the database
