@@ -48,7 +48,8 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 			_, _ = s.query(context.WithoutCancel(ctx), "ROLLBACK")
 		}
 	}()
-	if _, err := s.query(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "+pinned+"SET LOCAL DateStyle TO 'ISO'; SET LOCAL TimeZone TO 'UTC'"); err != nil {
+	// What it reads is of one moment: another run may be at the same twin.
+	if _, err := s.query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; "+pinned+"SET LOCAL DateStyle TO 'ISO'; SET LOCAL TimeZone TO 'UTC'"); err != nil {
 		return explainTwin(ctx, err, s.login, base)
 	}
 	is, err := s.roles(ctx, base, twin)
