@@ -139,12 +139,8 @@ func (s *session) roles(ctx context.Context, base, twin string) (map[string]role
 		JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c
 		WHERE r.rolname IN (`+b+`, `+t+`)`)
 	for _, r := range rows {
-		// Another run may have made the role since the first query. It is left
-		// to CREATE ROLE to find that out.
-		if is, ok := found[r[0]]; ok {
-			name, text, _ := strings.Cut(r[2], "=")
-			is.settings[setting{r[1], name}] = text
-		}
+		name, text, _ := strings.Cut(r[2], "=")
+		found[r[0]].settings[setting{r[1], name}] = text
 	}
 	return found, err
 }
