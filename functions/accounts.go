@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/rekeyhq/rekey/rotators"
@@ -22,8 +23,9 @@ type accounts struct {
 	cfg  aws.Config
 	role string // its name in every other account, with its path; "": there is none
 
-	mu    sync.Mutex
-	roles map[string]aws.CredentialsProvider // by the role's ARN
+	mu      sync.Mutex
+	roles   map[string]aws.CredentialsProvider // by the role's ARN
+	clients map[string]*secretsmanager.Client  // by the account; "": the function's own
 }
 
 // roleName is a role's name, with its path if it has one.
@@ -33,7 +35,26 @@ func newAccounts(cfg aws.Config, role string) (*accounts, error) {
 	if role != "" && !roleName.MatchString(role) {
 		return nil, rotators.Permanent(fmt.Errorf("the environment variable REKEY_ROLE_NAME is %q: set it to a role's name, or path/name, without the rest of its ARN", role))
 	}
-	return &accounts{cfg: cfg, role: role, roles: map[string]aws.CredentialsProvider{}}, nil
+	return &accounts{cfg: cfg, role: role, roles: map[string]aws.CredentialsProvider{}, clients: map[string]*secretsmanager.Client{}}, nil
+}
+
+// secrets returns the client of Secrets Manager in the account that an ARN is
+// of. Clients are kept, because each has connections of its own, and one that is
+// open already saves every step a TLS handshake.
+func (a *accounts) secrets(ctx context.Context, id string) *secretsmanager.Client {
+	cfg, account := a.cfg, ""
+	if credentials := a.credentials(ctx, id); credentials != nil {
+		cfg, account = a.config(ctx, id), parse(id).AccountID
+		if a.role == "" {
+			return secretsmanager.NewFromConfig(cfg) // it will only say so, of this secret
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.clients[account] == nil {
+		a.clients[account] = secretsmanager.NewFromConfig(cfg)
+	}
+	return a.clients[account]
 }
 
 // config returns what to call AWS with in the account that an ARN is of. What is

@@ -25,7 +25,6 @@ import (
 	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-lambda-go/lambdacontext"
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"github.com/rekeyhq/rekey/internal/account"
 	"github.com/rekeyhq/rekey/internal/rotation"
@@ -83,7 +82,7 @@ func (h *secretRotator) Invoke(ctx context.Context, payload []byte) ([]byte, err
 	}
 	engine := h.engine
 	engine.Others = &others{h.accounts, event.SecretID}
-	client := secretsmanager.NewFromConfig(h.accounts.config(ctx, event.SecretID))
+	client := h.accounts.secrets(ctx, event.SecretID)
 	if credentials := h.accounts.credentials(ctx, event.SecretID); credentials != nil {
 		ctx = account.With(ctx, credentials)
 	}

@@ -34,8 +34,7 @@ func (o *others) Lookup(ctx context.Context, ref string) (rotators.Secret, error
 	if name, ok := strings.CutPrefix(ref, "ssm:"); ok {
 		return o.parameter(ctx, name)
 	}
-	cfg := o.config(ctx, ref)
-	client := secretsmanager.NewFromConfig(cfg)
+	client := o.secrets(ctx, ref)
 	v, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &ref, VersionStage: aws.String("AWSCURRENT")})
 	switch {
 	case isNoSecret(err):
@@ -56,7 +55,7 @@ func (o *others) Lookup(ctx context.Context, ref string) (rotators.Secret, error
 	if aws.ToString(secret.OwningService) != "rds" {
 		return value, nil
 	}
-	return o.managed(account.With(ctx, cfg.Credentials), secret, value)
+	return o.managed(account.With(ctx, o.config(ctx, ref).Credentials), secret, value)
 }
 
 // bare tells whether a value is a login that does not say where to: what the
@@ -149,7 +148,7 @@ func (o *others) adminFor(ctx context.Context, ref string) (string, error) {
 		}
 		return "", nil
 	}
-	secret, err := secretsmanager.NewFromConfig(o.config(ctx, ref)).DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &ref})
+	secret, err := o.secrets(ctx, ref).DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &ref})
 	if err != nil {
 		return "", err
 	}
@@ -161,11 +160,20 @@ func (o *others) adminFor(ctx context.Context, ref string) (string, error) {
 	return "", nil
 }
 
-func (o *others) config(ctx context.Context, ref string) aws.Config {
+// place is the ARN that says in whose account ref is.
+func (o *others) place(ref string) string {
 	if parse(ref).AccountID == "" {
-		ref = o.id
+		return o.id
 	}
-	return o.accounts.config(ctx, ref)
+	return ref
+}
+
+func (o *others) secrets(ctx context.Context, ref string) *secretsmanager.Client {
+	return o.accounts.secrets(ctx, o.place(ref))
+}
+
+func (o *others) config(ctx context.Context, ref string) aws.Config {
+	return o.accounts.config(ctx, o.place(ref))
 }
 
 func isNoSecret(err error) bool {
