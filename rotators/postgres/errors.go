@@ -26,6 +26,9 @@ const (
 	featureNotSupported  = "0A000"
 	tooManyConnections   = "53300"
 	cannotConnectNow     = "57P03"
+	duplicateObject      = "42710"
+	serializationFailure = "40001"
+	internalError        = "XX000" // "tuple concurrently updated", among others
 )
 
 // explained is an error in plain words that keeps what it explains.
@@ -120,6 +123,9 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 			return rotators.Permanent(fmt.Errorf("%w: %w", database.ErrReadOnly, because("name the writer in the field \"host\"; it said: %s", pg.Message)))
 		case insufficientRights:
 			return rotators.Permanent(because("user %q may not change the password: on RDS, with rds.restrict_password_commands, grant it rds_password; else it must be its own user, or a role that may (CREATEROLE); it said: %s", l.User, pg.Message))
+		}
+		if pg.Code == duplicateObject || pg.Code == serializationFailure || pg.Code == internalError && strings.Contains(pg.Message, "concurrently") {
+			return because("another session changed the user at the same moment, so this change was not made: rotate again; the server said: %s", pg.Message)
 		}
 		return because("the server answered with an error: %s (SQLSTATE %s)", pg.Message, pg.Code)
 	}

@@ -12,8 +12,11 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/rekeyhq/rekey/internal/servers"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
 )
 
 // TestErrors makes logins that cannot succeed and checks that each is called
@@ -182,5 +185,16 @@ func TestCanceled(t *testing.T) {
 	want{text: "called off"}.check(t, err)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("the cause is lost: %v", err)
+	}
+}
+
+// Two rotations of one user at once: what the server says to the second is no
+// riddle, and no reason to call anybody.
+func TestChangedAtOnce(t *testing.T) {
+	for code, message := range map[string]string{
+		"XX000": "tuple concurrently updated", "42710": `role "app_clone" already exists`, "40001": "could not serialize access due to concurrent update",
+	} {
+		err := explainChange(t.Context(), &pgconn.PgError{Code: code, Message: message}, database.Login{User: "app"})
+		want{text: "at the same moment.*rotate again.*" + message[:8]}.check(t, err)
 	}
 }
