@@ -395,6 +395,31 @@ func TestPlanted(t *testing.T) {
 	}
 }
 
+// TestPlantedEncoding has the owner of the database that the admin logs in to
+// choose an encoding in which the last byte of a character can be a backslash, and
+// the base write a setting that ends its own quotes in it.
+func TestPlantedEncoding(t *testing.T) {
+	p := newPair(t, "encoded")
+	newUser(t, secure, "bystander", "its own")
+	exec(t, secure, "GRANT bystander TO admin_of_encoded WITH ADMIN OPTION")
+	exec(t, secure, "CREATE DATABASE polyglot OWNER encoded TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'")
+	t.Cleanup(func() { exec(t, secure, "DROP DATABASE polyglot") })
+	p.admin = value(secure, "admin_of_encoded", "the admin's password", "dbname", "polyglot")
+	as(t, p.value, "polyglot", `ALTER DATABASE polyglot SET client_encoding TO 'SJIS'; ALTER DATABASE polyglot SET backslash_quote TO on;
+		ALTER ROLE encoded SET search_path TO '表', '; ALTER ROLE bystander PASSWORD $$taken$$; COMMIT --'`)
+	pending := value(secure, p.twin, "new", "dbname", "polyglot")
+	current := value(secure, p.base, "the first password", "dbname", "polyglot")
+	if err := New(awsConfig, nil).Set(t.Context(), p.attempt(current, pending, rotators.Secret{})); err != nil {
+		t.Error(err)
+	}
+	if !accepts(t, value(secure, "bystander", "its own")) {
+		t.Error("what was written into a setting was run as the admin")
+	}
+	if b, tw := catalog(t, p.base), catalog(t, p.twin); b != tw {
+		t.Errorf("\nbase: %s\ntwin: %s", b, tw)
+	}
+}
+
 // TestAlternatePutBack refuses the new password after the change.
 func TestAlternatePutBack(t *testing.T) {
 	p := newPair(t, "backward")
