@@ -286,6 +286,9 @@ func TestTakeovers(t *testing.T) {
 			newUser(t, secure, p.twin, "a stranger's")
 			return p.value, with(t, p.value, "older")
 		}, want{text: "does not act for user \"victim_clone\"", permanent: true}, "a stranger's", 1},
+		{"a name that is another's twin to be", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
+			return newUser(t, secure, p.twin+"_clone", "low"), rotators.Secret{}
+		}, want{text: "does not act for user \"victim_clone\"", permanent: true}, "", 0},
 		{"another host", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
 			p.admin = value(secure, "admin_of_"+p.base, "the admin's password", "host", "prod.example.com")
 			return p.value, rotators.Secret{}
