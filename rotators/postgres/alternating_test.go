@@ -309,7 +309,12 @@ func TestTakeovers(t *testing.T) {
 			v := newUser(t, secure, p.twin, "high")
 			exec(t, secure, "ALTER ROLE %I SUPERUSER", p.twin)
 			return p.value, v
-		}, want{text: "is a superuser and .* is not", permanent: true}, "high", 1},
+		}, want{text: `has rights that "victim" has not: ALTER ROLE "victim_clone" NOSUPERUSER, then`, permanent: true}, "high", 1},
+		{"a twin with more rights", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
+			v := newUser(t, secure, p.twin, "high")
+			exec(t, secure, "ALTER ROLE %I CREATEROLE CREATEDB BYPASSRLS; GRANT pg_monitor, pg_read_server_files TO %I; GRANT pg_monitor TO %I", p.twin, p.twin, p.base)
+			return p.value, v
+		}, want{text: `: ALTER ROLE "victim_clone" NOCREATEDB NOCREATEROLE NOBYPASSRLS; REVOKE pg_read_server_files FROM "victim_clone", then`, permanent: true}, "high", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPair(t, "victim")
