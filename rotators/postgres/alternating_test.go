@@ -567,6 +567,23 @@ func TestIAMAdmin(t *testing.T) {
 	want{text: "is the user", permanent: true}.check(t, database.New(e).Set(t.Context(), a))
 }
 
+// TestSettingAsTyped copies a list of names that was not stored as the server
+// itself writes one.
+func TestSettingAsTyped(t *testing.T) {
+	p := newPair(t, "typed")
+	as(t, p.value, "postgres", `SELECT set_config('search_path', 'Typed , "Mixed",PUBLIC', false); ALTER ROLE typed SET search_path FROM CURRENT`)
+	const found = "SELECT current_schemas(false)"
+	pending := value(secure, p.twin, "new")
+	for range 2 {
+		if err := New(awsConfig, nil).Set(t.Context(), p.attempt(p.value, pending, pending)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, tw := as(t, p.value, "postgres", found), as(t, pending, "postgres", found); b != tw || b != "{typed,public}" {
+		t.Errorf("base: %s\ntwin: %s", b, tw)
+	}
+}
+
 func TestSplitNames(t *testing.T) {
 	for text, want := range map[string]string{
 		`"$user", public`: `E'$user', E'public'`,
@@ -574,6 +591,7 @@ func TestSplitNames(t *testing.T) {
 		``:                `E''`,
 		`a,"b ""c"", d"`:  `E'a', E'b "c", d'`,
 		`"it's \\", x`:    `E'it''s \\\\', E'x'`,
+		"\tA ,\n\"B\"":    `E'a', E'B'`, // as a user typed it: ALTER ROLE .. SET search_path FROM CURRENT
 	} {
 		if got := (setting{"", "search_path"}).spell(text); got != want {
 			t.Errorf("%s is spelled %s, want %s", text, got, want)

@@ -222,7 +222,7 @@ func (r role) become(want role, base, twin, grantOptions string) (statements []s
 		return strings.Compare(a.database+"\x00"+a.name, b.database+"\x00"+b.name)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(want.settings), byName) {
-		if text, ok := r.settings[k]; !ok || text != want.settings[k] {
+		if text, ok := r.settings[k]; !ok || k.spell(text) != k.spell(want.settings[k]) {
 			do("ALTER ROLE %s%s SET %s TO %s", twin, k.in(), k.quoted(), k.spell(want.settings[k]))
 		}
 	}
@@ -257,14 +257,17 @@ func (k setting) spell(text string) string {
 		return quoteText(text)
 	}
 	var names []string
-	for _, name := range splitNames(text) {
+	// The server folds names of its own, but not those of files.
+	fold := strings.EqualFold(k.name, "search_path") || strings.EqualFold(k.name, "temp_tablespaces")
+	for _, name := range splitNames(text, fold) {
 		names = append(names, quoteText(name))
 	}
 	return strings.Join(names, ", ")
 }
 
-// splitNames reads a stored list of names, of which some are quoted.
-func splitNames(text string) []string {
+// splitNames reads a stored list of names, of which some are quoted. As a rule the
+// server stores what it wrote itself; after SET .. FROM CURRENT, what somebody typed.
+func splitNames(text string, fold bool) []string {
 	var names []string
 	var name strings.Builder
 	quoted := false
@@ -278,7 +281,9 @@ func splitNames(text string) []string {
 		case !quoted && c == ',':
 			names = append(names, name.String())
 			name.Reset()
-		case !quoted && c == ' ':
+		case !quoted && strings.IndexByte(" \t\n\r\f\v", c) >= 0:
+		case !quoted && fold && 'A' <= c && c <= 'Z':
+			name.WriteByte(c + 'a' - 'A')
 		default:
 			name.WriteByte(c)
 		}
