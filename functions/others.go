@@ -120,7 +120,7 @@ func (o *others) AdminFor(ctx context.Context, ref string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the tags of %s: %w", ref, err)
 	}
-	if admin := parse(ref).AccountID; admin != "" && admin != parse(o.id).AccountID {
+	if admin := parse(strings.TrimPrefix(ref, "ssm:")).AccountID; admin != "" && admin != parse(o.id).AccountID {
 		var kept []string
 		for entry := range strings.FieldsSeq(list) {
 			if parse(entry).AccountID != "" {

@@ -248,6 +248,8 @@ func TestLookupsFromAnotherAccount(t *testing.T) {
 	ownServer := secretsmanager.NewFromConfig(cfg, func(o *secretsmanager.Options) { o.BaseEndpoint = &w.home; o.HTTPClient = http.DefaultClient })
 	ours := create(t, ownServer, "admin", "ours", "rekey:admin-for", "app")
 	oursByARN := create(t, ownServer, "admin-by-arn", "ours", "rekey:admin-for", "app "+s.arn)
+	parameter := "arn:aws:ssm:us-east-1:" + home + ":parameter/root"
+	own.AddParameter(localaws.Parameter{Name: parameter, Type: "SecureString", Value: "ours", Tags: map[string]string{"rekey:admin-for": "app"}})
 	theirs := create(t, s.client, "admin", "theirs", "rekey:admin-for", "app")
 	s.cloud.AddParameter(localaws.Parameter{Name: "/admin", Type: "SecureString", Value: "theirs"})
 	own.AddParameter(localaws.Parameter{Name: "/admin", Type: "SecureString", Value: "ours"})
@@ -267,7 +269,7 @@ func TestLookupsFromAnotherAccount(t *testing.T) {
 			}
 		}
 		// Anybody may name a secret app in an account of their own.
-		for ref, want := range map[string]bool{"admin": true, theirs: true, ours: false, oursByARN: true} {
+		for ref, want := range map[string]bool{"admin": true, theirs: true, ours: false, oursByARN: true, "ssm:" + parameter: false} {
 			if got, err := r.Vouches(ctx, ref); err != nil || got != want {
 				t.Errorf("%s vouches: %v, %v; want %v", ref, got, err, want)
 			}

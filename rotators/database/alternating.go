@@ -20,6 +20,12 @@ import (
 //
 // At no point is the current password touched, so readers never notice.
 
+// toTwin tells whether it is the twin's turn. The base's name may itself end like
+// a twin's.
+func (a *attempt) toTwin() bool {
+	return a.strategy == alternatingUsers && a.current.User == base(a.current.User)
+}
+
 // changeTwin has the admin give the twin the base's rights and the pending
 // password. It does so at every rotation to the twin, also when the twin has that
 // password already: a login does not prove the rights.

@@ -42,7 +42,7 @@ func (a *attempt) proveChange(ctx context.Context, pending Login) error {
 		return err
 	}
 	defer session.Close(context.WithoutCancel(ctx))
-	if a.pending.User == a.current.User || a.pending.User == base(a.pending.User) {
+	if !a.toTwin() {
 		return nil
 	}
 	return session.(Twinner).ProveTwin(ctx, a.current.User)

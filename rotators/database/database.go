@@ -67,10 +67,10 @@ func (d *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 		switch {
 		case a.admin == "":
 			return a.changeOwn(ctx)
-		case a.pending.User == a.current.User, a.pending.User == base(a.pending.User):
-			return a.changeByAdmin(ctx)
-		default:
+		case a.toTwin():
 			return a.changeTwin(ctx)
+		default:
+			return a.changeByAdmin(ctx)
 		}
 	})
 }

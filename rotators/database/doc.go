@@ -70,8 +70,9 @@ type Twinner interface {
 	// HasUser tells whether there is a user of that name.
 	HasUser(ctx context.Context, user string) (bool, error)
 	// EnsureTwin creates the twin if there is none, gives it the rights and
-	// settings that base has now, no fewer and no more, and checks that; then it
-	// sets the password. It may run again, and runs at every rotation to the
+	// settings that base has now, and checks that; then it sets the password. A
+	// twin to which somebody gave powers that base has not, beyond rights on single
+	// objects, is refused with a permanent error. It may run again, and runs at every rotation to the
 	// twin. A failure at any point leaves no twin that logs in with this password
 	// and lacks a right. Its errors are as those of SetPasswords. The session is
 	// an admin's.

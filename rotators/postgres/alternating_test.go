@@ -286,6 +286,9 @@ func TestTakeovers(t *testing.T) {
 			newUser(t, secure, p.twin, "a stranger's")
 			return p.value, with(t, p.value, "older")
 		}, want{text: "does not act for user \"victim_clone\"", permanent: true}, "a stranger's", 1},
+		{"a name that is another's twin to be", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
+			return newUser(t, secure, p.twin+"_clone", "low"), rotators.Secret{}
+		}, want{text: "does not act for user \"victim_clone\"", permanent: true}, "", 0},
 		{"another host", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
 			p.admin = value(secure, "admin_of_"+p.base, "the admin's password", "host", "prod.example.com")
 			return p.value, rotators.Secret{}
@@ -306,7 +309,12 @@ func TestTakeovers(t *testing.T) {
 			v := newUser(t, secure, p.twin, "high")
 			exec(t, secure, "ALTER ROLE %I SUPERUSER", p.twin)
 			return p.value, v
-		}, want{text: "is a superuser and .* is not", permanent: true}, "high", 1},
+		}, want{text: `has rights that "victim" has not: ALTER ROLE "victim_clone" NOSUPERUSER, then`, permanent: true}, "high", 1},
+		{"a twin with more rights", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
+			v := newUser(t, secure, p.twin, "high")
+			exec(t, secure, "ALTER ROLE %I CREATEROLE CREATEDB BYPASSRLS; GRANT pg_monitor, pg_read_server_files TO %I; GRANT pg_monitor TO %I", p.twin, p.twin, p.base)
+			return p.value, v
+		}, want{text: `: ALTER ROLE "victim_clone" NOCREATEDB NOCREATEROLE NOBYPASSRLS; REVOKE pg_read_server_files FROM "victim_clone", then`, permanent: true}, "high", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPair(t, "victim")
@@ -392,6 +400,31 @@ func TestPlanted(t *testing.T) {
 	p.rotate(t, New(awsConfig, nil), pending, p.value)
 	if caught() != before {
 		t.Error("what was planted was run")
+	}
+}
+
+// TestPlantedEncoding has the owner of the database that the admin logs in to
+// choose an encoding in which the last byte of a character can be a backslash, and
+// the base write a setting that ends its own quotes in it.
+func TestPlantedEncoding(t *testing.T) {
+	p := newPair(t, "encoded")
+	newUser(t, secure, "bystander", "its own")
+	exec(t, secure, "GRANT bystander TO admin_of_encoded WITH ADMIN OPTION")
+	exec(t, secure, "CREATE DATABASE polyglot OWNER encoded TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'")
+	t.Cleanup(func() { exec(t, secure, "DROP DATABASE polyglot") })
+	p.admin = value(secure, "admin_of_encoded", "the admin's password", "dbname", "polyglot")
+	as(t, p.value, "polyglot", `ALTER DATABASE polyglot SET client_encoding TO 'SJIS'; ALTER DATABASE polyglot SET backslash_quote TO on;
+		ALTER ROLE encoded SET search_path TO '表', '; ALTER ROLE bystander PASSWORD $$taken$$; COMMIT --'`)
+	pending := value(secure, p.twin, "new", "dbname", "polyglot")
+	current := value(secure, p.base, "the first password", "dbname", "polyglot")
+	if err := New(awsConfig, nil).Set(t.Context(), p.attempt(current, pending, rotators.Secret{})); err != nil {
+		t.Error(err)
+	}
+	if !accepts(t, value(secure, "bystander", "its own")) {
+		t.Error("what was written into a setting was run as the admin")
+	}
+	if b, tw := catalog(t, p.base), catalog(t, p.twin); b != tw {
+		t.Errorf("\nbase: %s\ntwin: %s", b, tw)
 	}
 }
 
@@ -534,6 +567,23 @@ func TestIAMAdmin(t *testing.T) {
 	want{text: "is the user", permanent: true}.check(t, database.New(e).Set(t.Context(), a))
 }
 
+// TestSettingAsTyped copies a list of names that was not stored as the server
+// itself writes one.
+func TestSettingAsTyped(t *testing.T) {
+	p := newPair(t, "typed")
+	as(t, p.value, "postgres", `SELECT set_config('search_path', 'Typed , "Mixed",PUBLIC', false); ALTER ROLE typed SET search_path FROM CURRENT`)
+	const found = "SELECT current_schemas(false)"
+	pending := value(secure, p.twin, "new")
+	for range 2 {
+		if err := New(awsConfig, nil).Set(t.Context(), p.attempt(p.value, pending, pending)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, tw := as(t, p.value, "postgres", found), as(t, pending, "postgres", found); b != tw || b != "{typed,public}" {
+		t.Errorf("base: %s\ntwin: %s", b, tw)
+	}
+}
+
 func TestSplitNames(t *testing.T) {
 	for text, want := range map[string]string{
 		`"$user", public`: `E'$user', E'public'`,
@@ -541,6 +591,7 @@ func TestSplitNames(t *testing.T) {
 		``:                `E''`,
 		`a,"b ""c"", d"`:  `E'a', E'b "c", d'`,
 		`"it's \\", x`:    `E'it''s \\\\', E'x'`,
+		"\tA ,\n\"B\"":    `E'a', E'B'`, // as a user typed it: ALTER ROLE .. SET search_path FROM CURRENT
 	} {
 		if got := (setting{"", "search_path"}).spell(text); got != want {
 			t.Errorf("%s is spelled %s, want %s", text, got, want)

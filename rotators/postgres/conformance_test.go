@@ -13,6 +13,7 @@ import (
 
 // The suite every rotator runs, over TLS.
 func TestConformance(t *testing.T) {
+	t.Parallel() // both wait for their sessions' processes most of the time
 	var users atomic.Int64
 	rotatortest.Run(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Harness {
 		user := fmt.Sprintf("conforming_%d", users.Add(1))
@@ -29,6 +30,7 @@ func TestConformance(t *testing.T) {
 // The same for alternating users, by an admin who is no superuser. A twin that
 // logs in and lacks a right fails whatever check it is met in.
 func TestConformanceAlternating(t *testing.T) {
+	t.Parallel()
 	var users atomic.Int64
 	rotatortest.Run(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Harness {
 		p := newPair(t, fmt.Sprintf("paired_%d", users.Add(1)))

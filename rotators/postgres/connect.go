@@ -140,8 +140,10 @@ func blankConfig() (*pgconn.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing a connection: %w", err)
 	}
-	// Poolers refuse settings they do not know, empty ones too.
-	cfg.RuntimeParams = map[string]string{"application_name": "rekey"}
+	// Poolers refuse settings they do not know, empty ones too. What the database's
+	// owner has set for client_encoding must not count: in some encodings a
+	// character ends in a backslash, and no quoting is safe.
+	cfg.RuntimeParams = map[string]string{"application_name": "rekey", "client_encoding": "UTF8"}
 	cfg.Fallbacks = nil
 	return cfg, nil
 }

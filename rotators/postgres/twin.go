@@ -56,11 +56,11 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 	if err != nil {
 		return explainTwin(ctx, err, s.login, base)
 	}
-	switch {
-	case !is[base].exists:
+	if !is[base].exists {
 		return rotators.Permanent(fmt.Errorf("there is no user %q any more that the twin %q could be made after", base, twin))
-	case is[twin].super && !is[base].super:
-		return rotators.Permanent(fmt.Errorf("the twin %q is a superuser and %q is not: ALTER ROLE %s NOSUPERUSER, then rotate again", twin, base, t))
+	}
+	if less := is[twin].shed(is[base], t); len(less) > 0 {
+		return rotators.Permanent(fmt.Errorf("the twin %q has rights that %q has not: %s, then rotate again", twin, base, strings.Join(less, "; ")))
 	}
 	want := is[base].twin(base)
 	changes := is[twin].become(want, b, t, s.grantOptions())
@@ -107,10 +107,12 @@ func (s *session) ProveTwin(ctx context.Context, base string) error {
 
 // role is what is known of a role.
 type role struct {
-	exists, super, replication, canLogin, inherits bool
-	member                                         bool // of the base: has its rights, and may become it
-	limit, until                                   string
-	settings                                       map[setting]string
+	exists, replication, canLogin, inherits bool
+	super, createDB, createRole, bypassRLS  bool   // what no member gets
+	member                                  bool   // of the base: has its rights, and may become it
+	others                                  string // that it is a member of and the base is not, as SQL
+	limit, until                            string
+	settings                                map[setting]string
 }
 
 // setting names one of a role's settings: in one database, or in all for "".
@@ -125,7 +127,10 @@ func (s *session) roles(ctx context.Context, base, twin string) (map[string]role
 	b, t := quoteText(base), quoteText(twin)
 	rows, err := s.query(ctx, `SELECT r.rolname, r.rolsuper, r.rolreplication, r.rolcanlogin, r.rolinherit, r.rolconnlimit,
 			coalesce(r.rolvaliduntil::text, 'infinity'),
-			coalesce(pg_has_role(r.oid, b.oid, 'USAGE') AND pg_has_role(r.oid, b.oid, '`+may+`'), false)
+			coalesce(pg_has_role(r.oid, b.oid, 'USAGE') AND pg_has_role(r.oid, b.oid, '`+may+`'), false),
+			r.rolcreatedb, r.rolcreaterole, r.rolbypassrls,
+			(SELECT string_agg(DISTINCT quote_ident(o.rolname), ', ') FROM pg_auth_members m JOIN pg_roles o ON o.oid = m.roleid
+				WHERE m.member = r.oid AND o.oid <> b.oid AND NOT pg_has_role(b.oid, o.oid, 'MEMBER'))
 		FROM pg_roles r LEFT JOIN pg_roles b ON b.rolname = `+b+` WHERE r.rolname IN (`+b+`, `+t+`)`)
 	if err != nil {
 		return nil, err
@@ -133,7 +138,7 @@ func (s *session) roles(ctx context.Context, base, twin string) (map[string]role
 	found := map[string]role{}
 	for _, r := range rows {
 		found[r[0]] = role{exists: true, super: r[1] == "t", replication: r[2] == "t", canLogin: r[3] == "t", inherits: r[4] == "t",
-			limit: r[5], until: r[6], member: r[7] == "t", settings: map[setting]string{}}
+			limit: r[5], until: r[6], member: r[7] == "t", createDB: r[8] == "t", createRole: r[9] == "t", bypassRLS: r[10] == "t", others: r[11], settings: map[setting]string{}}
 	}
 	rows, err = s.query(ctx, `SELECT r.rolname, coalesce(d.datname, ''), c FROM pg_db_role_setting s
 		JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c
@@ -160,6 +165,31 @@ func (r role) twin(name string) role {
 		}
 	}
 	return r
+}
+
+// shed lists the statements that take from a twin the rights that its base has not.
+// Somebody gave it those, so somebody is to decide. Of what is granted on objects
+// nothing is known here: most of it is in other databases.
+func (r role) shed(base role, twin string) (statements []string) {
+	more := ""
+	for _, c := range []struct {
+		has, may bool
+		no       string
+	}{
+		{r.super, base.super, " NOSUPERUSER"}, {r.createDB, base.createDB, " NOCREATEDB"},
+		{r.createRole, base.createRole, " NOCREATEROLE"}, {r.bypassRLS, base.bypassRLS, " NOBYPASSRLS"},
+	} {
+		if c.has && !c.may && !base.super {
+			more += c.no
+		}
+	}
+	if more != "" {
+		statements = append(statements, "ALTER ROLE "+twin+more)
+	}
+	if r.others != "" {
+		statements = append(statements, "REVOKE "+r.others+" FROM "+twin)
+	}
+	return statements
 }
 
 // become lists the statements that make one role what another is to be; none if
@@ -192,7 +222,7 @@ func (r role) become(want role, base, twin, grantOptions string) (statements []s
 		return strings.Compare(a.database+"\x00"+a.name, b.database+"\x00"+b.name)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(want.settings), byName) {
-		if text, ok := r.settings[k]; !ok || text != want.settings[k] {
+		if text, ok := r.settings[k]; !ok || k.spell(text) != k.spell(want.settings[k]) {
 			do("ALTER ROLE %s%s SET %s TO %s", twin, k.in(), k.quoted(), k.spell(want.settings[k]))
 		}
 	}
@@ -227,14 +257,17 @@ func (k setting) spell(text string) string {
 		return quoteText(text)
 	}
 	var names []string
-	for _, name := range splitNames(text) {
+	// The server folds names of its own, but not those of files.
+	fold := strings.EqualFold(k.name, "search_path") || strings.EqualFold(k.name, "temp_tablespaces")
+	for _, name := range splitNames(text, fold) {
 		names = append(names, quoteText(name))
 	}
 	return strings.Join(names, ", ")
 }
 
-// splitNames reads a stored list of names, of which some are quoted.
-func splitNames(text string) []string {
+// splitNames reads a stored list of names, of which some are quoted. As a rule the
+// server stores what it wrote itself; after SET .. FROM CURRENT, what somebody typed.
+func splitNames(text string, fold bool) []string {
 	var names []string
 	var name strings.Builder
 	quoted := false
@@ -248,7 +281,9 @@ func splitNames(text string) []string {
 		case !quoted && c == ',':
 			names = append(names, name.String())
 			name.Reset()
-		case !quoted && c == ' ':
+		case !quoted && strings.IndexByte(" \t\n\r\f\v", c) >= 0:
+		case !quoted && fold && 'A' <= c && c <= 'Z':
+			name.WriteByte(c + 'a' - 'A')
 		default:
 			name.WriteByte(c)
 		}
