@@ -584,6 +584,16 @@ func TestSettingAsTyped(t *testing.T) {
 	}
 }
 
+// An error names the settings it is about, and shows none of their values.
+func TestWithoutValues(t *testing.T) {
+	got := strings.Join(withoutValues([]string{
+		`GRANT "app" TO "app_clone"`, `ALTER ROLE "app_clone" CONNECTION LIMIT 5`, `ALTER ROLE "app_clone" SET "app.key" TO E'a key TO hide'`,
+	}), "; ")
+	if want := `GRANT "app" TO "app_clone"; ALTER ROLE "app_clone" CONNECTION LIMIT 5; ALTER ROLE "app_clone" SET "app.key"`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 func TestSplitNames(t *testing.T) {
 	for text, want := range map[string]string{
 		`"$user", public`: `E'$user', E'public'`,

@@ -72,7 +72,7 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 			return explainTwin(ctx, err, s.login, base)
 		}
 		if left := is[twin].become(want, b, t, s.grantOptions()); len(left) > 0 {
-			return rotators.Permanent(fmt.Errorf("the twin %q could not be given the rights of %q; what did not last is: %s", twin, base, strings.Join(left, "; ")))
+			return rotators.Permanent(fmt.Errorf("the twin %q could not be given the rights of %q; what did not last is: %s", twin, base, strings.Join(withoutValues(left), "; ")))
 		}
 	}
 	_, err = s.query(ctx, "ALTER ROLE "+t+" PASSWORD '"+verifier+"'; COMMIT")
@@ -95,7 +95,7 @@ func (s *session) ProveTwin(ctx context.Context, base string) error {
 		return explainLogin(ctx, err, s.login, true)
 	}
 	if rows[0][0] == rows[0][1] {
-		return fmt.Errorf("%s logs in, but not with the rights of %q: PostgreSQL does not heed its setting \"role\"", s.login, base)
+		return fmt.Errorf("%s logs in, but not with the rights of %q: PostgreSQL does not heed its setting \"role\": see that %[2]q may become what its own setting \"role\" names, if it has one, then rotate again", s.login, base)
 	}
 	_, err = s.query(ctx, pinned+"SET TRANSACTION READ WRITE; SET LOCAL lock_timeout TO '"+maxLockWait+"'; REASSIGN OWNED BY CURRENT_USER TO "+b)
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
@@ -232,6 +232,18 @@ func (r role) become(want role, base, twin, grantOptions string) (statements []s
 		}
 	}
 	return statements
+}
+
+// withoutValues leaves the values of settings out of statements, for errors: some
+// people keep keys in them.
+func withoutValues(statements []string) (names []string) {
+	for _, s := range statements {
+		if before, _, ok := strings.Cut(s, " TO "); ok && strings.Contains(before, " SET ") {
+			s = before
+		}
+		names = append(names, s)
+	}
+	return names
 }
 
 func (k setting) in() string {
