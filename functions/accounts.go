@@ -42,9 +42,9 @@ func newAccounts(cfg aws.Config, role string) (*accounts, error) {
 // of. Clients are kept, because each has connections of its own, and one that is
 // open already saves every step a TLS handshake.
 func (a *accounts) secrets(ctx context.Context, id string) *secretsmanager.Client {
-	cfg, account := a.cfg, ""
+	cfg, account := a.cfg.Copy(), ""
 	if credentials := a.credentials(ctx, id); credentials != nil {
-		cfg, account = a.config(ctx, id), parse(id).AccountID
+		cfg.Credentials, account = credentials, parse(id).AccountID
 		if a.role == "" {
 			return secretsmanager.NewFromConfig(cfg) // it will only say so, of this secret
 		}

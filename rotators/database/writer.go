@@ -28,6 +28,11 @@ func (d *rotator) place(ctx context.Context, value rotators.Secret, l Login) (Pl
 	return d.Locator.Locate(ctx, value)
 }
 
+// isReplica tells whether changes are made elsewhere than logins go.
+func (p Place) isReplica() bool {
+	return !sameHost(p.Writer, p.Host) || p.WriterPort != p.Port
+}
+
 // here is a login, moved to where changes are made.
 func (a *attempt) here(l Login) Login { return l.at(a.place.Writer, a.place.WriterPort) }
 
@@ -49,7 +54,7 @@ func (a *attempt) onWriter(ctx context.Context, change func() error) error {
 		if lost := a.locate(ctx); lost != nil {
 			return fmt.Errorf("%w; and where it is written could not be found: %w", err, lost)
 		}
-		if !sameHost(a.place.Writer, a.place.Host) || a.place.WriterPort != a.place.Port {
+		if a.place.isReplica() {
 			err = change()
 		}
 	}
@@ -63,7 +68,7 @@ func (a *attempt) onWriter(ctx context.Context, change func() error) error {
 // password, if that is not where the change was made. A refusal there so soon
 // after the change says only that the replica lags behind.
 func (a *attempt) awaitReplica(ctx context.Context) error {
-	if sameHost(a.place.Writer, a.place.Host) && a.place.WriterPort == a.place.Port {
+	if !a.place.isReplica() {
 		return nil
 	}
 	replica := a.pending.at(a.place.Host, a.place.Port)
