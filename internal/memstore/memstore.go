@@ -28,7 +28,7 @@ type version struct {
 	value rotators.Secret
 }
 
-var _ rotation.Store = (*Store)(nil)
+var _ rotation.Driven = (*Store)(nil)
 
 // ID is the ARN of the one secret.
 const ID = "arn:aws:secretsmanager:us-east-1:000000000000:secret:memory-AbCdEf"
@@ -59,6 +59,13 @@ func (s *Store) Put(name string, value rotators.Secret) {
 	defer s.mu.Unlock()
 	s.versions = append(s.versions, version{name, value})
 	s.previous, s.current, s.pending = s.current, name, ""
+}
+
+// Revert makes the first version current again by hand.
+func (s *Store) Revert() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.previous, s.current = s.current, First
 }
 
 // Forget drops the pending value, as if the process had died before storing it.
@@ -198,6 +205,14 @@ func (s *Store) Retired(_ context.Context, a *rotation.Attempt) error {
 	defer s.mu.Unlock()
 	s.tag(rotation.TagRetired, a.Tags.Retire)
 	delete(s.tags, rotation.TagRetire)
+	return nil
+}
+
+// Discard implements rotation.Driven.
+func (s *Store) Discard(_ context.Context, a *rotation.Attempt) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.versions = slices.DeleteFunc(s.versions, func(v version) bool { return v.name == a.Token && v.name != s.current })
 	return nil
 }
 

@@ -17,6 +17,7 @@ func TestStore(t *testing.T) {
 			Store: s, ID: memstore.ID, First: first,
 			Begin:   func() string { s.Begin(token); return token },
 			Put:     func(v rotators.Secret) { s.Put("by-hand", v) },
+			Revert:  s.Revert,
 			Current: func() rotators.Secret { _, v := s.Current(); return v },
 			Tags:    s.Tags,
 		}

@@ -9,8 +9,13 @@ import (
 )
 
 // A value that is a plain-text password does not say where it is used; the
-// rekey:connection tag does, as a URL without the password. Rotators see the
-// two put together, as a URL value, and only the password is stored.
+// rekey:connection tag does, as a URL without the password, or as Siblings.
+// Rotators see the two put together, and only the password is stored.
+
+// Siblings is what rekey:connection says where the parts of a connection are
+// parameters of their own beside the password's: /shop/db/host beside
+// /shop/db/password. The store that can read them puts an object in its place.
+const Siblings = "siblings"
 
 // present returns the value as a rotator is to see it.
 func (t Tags) present(stored rotators.Secret) (rotators.Secret, error) {
@@ -19,6 +24,15 @@ func (t Tags) present(stored rotators.Secret) (rotators.Secret, error) {
 	}
 	if _, err := stored.Field("password"); err == nil {
 		return rotators.Secret{}, rotators.Permanent(errors.New("the value has fields of its own, and the tag rekey:connection is for plain text: remove one of them"))
+	}
+	if connection, ok := strings.CutSuffix(t.Connection, "}"); ok {
+		if connection != "{" {
+			connection += ","
+		}
+		return rotators.NewSecret(connection + `"password":` + jsonText(stored.Reveal(), false) + "}"), nil
+	}
+	if t.Connection == Siblings {
+		return rotators.Secret{}, rotators.Permanent(errors.New("the tag rekey:connection is \"siblings\", which only a parameter can have, not a secret: write a URL like postgres://app@db.example.com:5432/shop"))
 	}
 	bad := rotators.Permanent(errors.New("the tag rekey:connection is not a URL with a user and no password: write it like postgres://app@db.example.com:5432/shop"))
 	scheme, rest, ok := strings.Cut(t.Connection, "://")

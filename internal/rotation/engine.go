@@ -38,10 +38,13 @@ type Others interface {
 	AdminFor(ctx context.Context, ref string) (string, error)
 }
 
-// Run takes the four steps of one attempt, for a store that nobody else drives.
-func (e *Engine) Run(ctx context.Context, store Store, id, token string) error {
+// Run takes the four steps of one attempt. If somebody else changed the value
+// meanwhile, their change stays: Run then returns nil if the target accepts it,
+// and a *StepError that wraps ErrReadersRefused if it does not.
+func (e *Engine) Run(ctx context.Context, store Driven, id, token string) error {
 	for step := CreateSecret; step <= FinishSecret; step++ {
-		if err := e.Step(ctx, store, step, id, token); err != nil {
+		w := &work{Engine: e, store: store, driven: store, step: step, id: id, mask: &mask{}}
+		if err := w.do(ctx, token); err != nil || w.overtaken {
 			return err
 		}
 	}
@@ -50,27 +53,8 @@ func (e *Engine) Run(ctx context.Context, store Store, id, token string) error {
 
 // Step carries out one step. Its error is a *StepError.
 func (e *Engine) Step(ctx context.Context, store Store, step Step, id, token string) error {
-	now := time.Now
-	if e.Now != nil {
-		now = e.Now
-	}
-	start := now()
-	ctx, cancel := withMargin(ctx, start)
-	defer cancel()
-
 	w := &work{Engine: e, store: store, step: step, id: id, mask: &mask{}}
-	err := w.mask.guard(func() error {
-		err := w.run(ctx, token)
-		if err != nil && errors.Is(context.Cause(ctx), errOutOfTime) {
-			return fmt.Errorf("%w: %w", errOutOfTime, err)
-		}
-		return err
-	})
-	if err != nil {
-		err = &StepError{Step: step, ID: id, Err: err}
-	}
-	w.report(ctx, start, now().Sub(start), err)
-	return err
+	return w.do(ctx, token)
 }
 
 // A step stops before its deadline, so that the reason is logged before the
@@ -90,16 +74,46 @@ func withMargin(ctx context.Context, now time.Time) (context.Context, context.Ca
 // work is one step being carried out.
 type work struct {
 	*Engine
-	store Store
-	step  Step
-	id    string
-	mask  *mask
+	store  Store
+	driven Driven // the store, if nobody else drives it
+	step   Step
+	id     string
+	mask   *mask
 
 	// What is known so far, for the log.
 	attempt *Attempt
 	rotator string
 	action  action
 	retired string // the version that was retired, if one was
+	// overtaken: somebody else changed the value, and the attempt is over.
+	overtaken bool
+}
+
+// do carries out the step inside the boundary and reports it.
+func (w *work) do(ctx context.Context, token string) error {
+	now := time.Now
+	if w.Now != nil {
+		now = w.Now
+	}
+	start := now()
+	ctx, cancel := withMargin(ctx, start)
+	defer cancel()
+
+	err := w.mask.guard(func() error {
+		err := w.run(ctx, token)
+		if w.driven != nil && errors.Is(err, ErrSuperseded) {
+			err = w.settle(ctx, token)
+		}
+		if err != nil && errors.Is(context.Cause(ctx), errOutOfTime) {
+			return fmt.Errorf("%w: %w", errOutOfTime, err)
+		}
+		return err
+	})
+	if err != nil {
+		err = &StepError{Step: w.step, ID: w.id, Err: err}
+	}
+	w.report(ctx, start, now().Sub(start), err)
+	return err
 }
 
 func (w *work) run(ctx context.Context, token string) (err error) {
@@ -126,9 +140,15 @@ func (w *work) run(ctx context.Context, token string) (err error) {
 	case dryTest:
 		return w.dryTest(ctx)
 	case promote:
-		return w.promote(ctx)
+		if err := w.promote(ctx); err != nil {
+			return err
+		}
+		return w.discard(ctx)
 	case retire:
-		return w.retireIfDue(ctx)
+		if err := w.retireIfDue(ctx); err != nil {
+			return err
+		}
+		return w.discard(ctx)
 	default:
 		return w.refusal()
 	}
@@ -141,7 +161,7 @@ func (w *work) refusal() error {
 		// Not permanent: Secrets Manager runs all four steps again.
 		return fmt.Errorf("version %s has no value yet: createSecret must store one first", w.attempt.Token)
 	case Superseded:
-		return rotators.Permanent(fmt.Errorf("version %s was overtaken: readers get version %s now, and that stays so; to rotate again, start a new rotation", w.attempt.Token, w.attempt.Current))
+		return rotators.Permanent(fmt.Errorf("version %s was overtaken: readers get version %s now; to rotate again, start a new rotation: %w", w.attempt.Token, w.attempt.Current, ErrSuperseded))
 	default:
 		// Not permanent: a label attached a moment ago may be late to be seen.
 		return fmt.Errorf("version %s is not one that is being rotated: it carries no label of this secret; start a rotation with rotate-secret", w.attempt.Token)
@@ -326,6 +346,50 @@ func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.
 	}
 	w.retired = w.attempt.Tags.Retire
 	return nil
+}
+
+// discard clears up after an attempt that is over, where nobody else does.
+func (w *work) discard(ctx context.Context) error {
+	if w.driven == nil {
+		return nil
+	}
+	if err := w.driven.Discard(ctx, w.attempt); err != nil {
+		return fmt.Errorf("readers get the new value; clearing up the pending one: %w", err)
+	}
+	return nil
+}
+
+// settle ends an attempt that a change by hand overtook. The change stays. What
+// the attempt stored is dropped once the target is known to refuse it: until
+// then it may be the only credential that works.
+func (w *work) settle(ctx context.Context, token string) (err error) {
+	if w.attempt, err = w.store.Load(ctx, w.id, token); err != nil {
+		return err
+	}
+	current, r, err := w.subject(ctx)
+	if err != nil {
+		return err
+	}
+	switch err := r.Test(ctx, w.rotation(rotators.Secret{}, current)); {
+	case rotators.IsRefused(err):
+		return fmt.Errorf("%w: %w", ErrReadersRefused, err)
+	case err != nil:
+		return fmt.Errorf("%w: cannot tell whether the target accepts what they stored: %w", ErrSuperseded, err)
+	}
+	w.overtaken = true
+	pending, err := w.value(ctx, PendingValue)
+	if err != nil || pending.IsZero() {
+		return err
+	}
+	switch err := r.Test(ctx, w.rotation(rotators.Secret{}, pending)); {
+	case err == nil:
+		w.attempt.Note = "somebody else changed the value meanwhile; the one this attempt made works too, and is kept until the next rotation"
+		return nil
+	case !rotators.IsRefused(err):
+		return fmt.Errorf("cannot tell whether the target accepts the value this attempt made: %w", err)
+	}
+	w.attempt.Note = "somebody else changed the value meanwhile, and that stays so"
+	return w.driven.Discard(ctx, w.attempt)
 }
 
 // subject reads the current value and finds its rotator.

@@ -162,6 +162,49 @@ func TestRunTakesAllFourSteps(t *testing.T) {
 	}
 }
 
+// Somebody stores a value by hand in the middle of an attempt. It stays, and what
+// the target says of both values decides what becomes of the attempt.
+func TestRunThatIsOvertaken(t *testing.T) {
+	const byHand = `{"engine":"spy","host":"db.example.com","username":"app","password":"by-hand"}`
+	refused, unreachable := rotators.Refused(errors.New("wrong password")), errors.New("no route to host")
+	for name, c := range map[string]struct {
+		hand, pending error // what Test says of them
+		want          error
+		kept          bool // the pending value is still there
+	}{
+		"the target accepts the change":         {nil, refused, nil, false},
+		"the target accepts both":               {nil, nil, nil, true},
+		"the target refuses the change":         {refused, nil, rotation.ErrReadersRefused, true},
+		"the target cannot be reached":          {unreachable, nil, unreachable, true},
+		"the target cannot be reached any more": {nil, unreachable, unreachable, true},
+	} {
+		store := memstore.New(rotators.NewSecret(first), nil)
+		store.Begin(token)
+		r := &spy{}
+		r.set = func(rotators.Rotation) error {
+			store.Put(other, rotators.NewSecret(byHand))
+			r.test = func(r rotators.Rotation) error {
+				if r.Pending.Reveal() == byHand {
+					return c.hand
+				}
+				return c.pending
+			}
+			return nil
+		}
+		err := engine(r).Run(t.Context(), store, memstore.ID, token)
+		var step *rotation.StepError
+		if !errors.Is(err, c.want) || err != nil && !errors.As(err, &step) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if now, _ := store.Current(); now != other {
+			t.Errorf("%s: version %s is current", name, now)
+		}
+		if kept := len(store.Values()) == 3; kept != c.kept {
+			t.Errorf("%s: the pending value is kept: %v", name, kept)
+		}
+	}
+}
+
 // late is a store whose pending value is seen only from the nth read on.
 type late struct {
 	*memstore.Store

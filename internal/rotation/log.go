@@ -27,6 +27,12 @@ func (w *work) report(ctx context.Context, start time.Time, took time.Duration, 
 	if w.rotator != "" {
 		rotator = w.rotator
 	}
+	if w.overtaken {
+		outcome = "overtaken"
+	}
+	if w.attempt != nil && w.attempt.Note != "" {
+		level = slog.LevelWarn
+	}
 	if err != nil {
 		level, failed, outcome = slog.LevelError, 1, "failed"
 	}
@@ -41,6 +47,9 @@ func (w *work) report(ctx context.Context, start time.Time, took time.Duration, 
 	}
 	if w.retired != "" {
 		attrs = append(attrs, slog.String("retired", w.retired))
+	}
+	if w.attempt != nil && w.attempt.Note != "" {
+		attrs = append(attrs, slog.String("note", w.attempt.Note))
 	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()), slog.Bool("permanent", rotators.IsPermanent(err)))

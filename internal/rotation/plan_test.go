@@ -59,7 +59,9 @@ func TestCovers(t *testing.T) {
 		want     bool
 	}{
 		{"shop/", secret, true}, {"shop/db/app", secret, true}, {"shop/db", secret, false}, {"sho", secret, false}, {"other shop/db/", secret, true}, {"", secret, false},
-		{"/shop/", parameter, true}, {"/shop/db", parameter, true}, {"shop/", parameter, false}, {"token", top, true}, {"/token", top, false}, {"/", top, false}, {"/", parameter, true},
+		{"ssm:/shop/", parameter, true}, {"ssm:/shop/db", parameter, true}, {"ssm:shop/", parameter, false}, {"ssm:token", top, true}, {"ssm:/token", top, false}, {"ssm:/", top, false}, {"ssm:/", parameter, true},
+		// A name says of what: a secret and a parameter may share one.
+		{"/shop/db", parameter, false}, {"token", top, false}, {"ssm:shop/db/app", secret, false}, {parameter, parameter, true}, {secret, secret, true},
 	} {
 		if got := covers(c.list, c.id); got != c.want {
 			t.Errorf("covers(%q, %s) = %v", c.list, c.id, got)

@@ -20,6 +20,10 @@ type Attempt struct {
 	// and else the one readers got before Current.
 	Current, Previous string
 
+	// Note is what an operator should hear of although nothing failed; "" for
+	// nothing. A store may write it at any time, and it holds no value.
+	Note string
+
 	// Known are values, beside the secret's own, that must not leave the
 	// process either: Secrets Manager's rotation token.
 	Known []rotators.Secret
@@ -68,6 +72,23 @@ type Store interface {
 	// Retired records that a.Tags.Retire is retired.
 	Retired(ctx context.Context, a *Attempt) error
 }
+
+// Driven is a Store whose attempts nobody drives but rekey: no service notices
+// that one was overtaken, or clears up after it.
+type Driven interface {
+	Store
+	// Discard drops the pending values of this attempt and of those before it.
+	// It is called when the attempt is over.
+	Discard(ctx context.Context, a *Attempt) error
+}
+
+// ErrSuperseded says that somebody else changed what readers get meanwhile, and
+// that their change stays.
+var ErrSuperseded = errors.New("somebody else changed the value meanwhile, and that stays so")
+
+// ErrReadersRefused says that an attempt was overtaken by a change that the
+// target does not accept: what readers get does not work. A new attempt mends it.
+var ErrReadersRefused = errors.New("somebody else changed the value meanwhile, and the target refuses what they stored")
 
 // ErrStored says that another run of the same attempt stored its value first.
 var ErrStored = errors.New("another run of this attempt has stored its value first")

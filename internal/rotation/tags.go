@@ -25,7 +25,8 @@ const (
 type Tags struct {
 	Settings rotators.Settings
 	// Connection says where a plain-text password is used, as a URL without
-	// the password; "" for a value that says so itself.
+	// the password or, if a store found the parts in one place and another, as a
+	// JSON object without it; "" for a value that says so itself.
 	Connection string
 	// Retire names the version whose credential is to be retired; "" for none.
 	Retire string
@@ -146,9 +147,13 @@ func parsePairs(text string) (map[string]string, error) {
 
 // covers tells whether a rekey:admin-for tag, a list of names and of path
 // prefixes that end in a slash, separated by spaces, covers a secret or
-// parameter.
+// parameter. A parameter's name stands there as in rekey:admin, after "ssm:": a
+// secret and a parameter may have the same name, and not the same writers.
 func covers(list, id string) bool {
 	name := nameOf(id)
+	if strings.Contains(id, ":parameter/") {
+		name = "ssm:" + name
+	}
 	return slices.ContainsFunc(strings.Fields(list), func(entry string) bool {
 		return entry == name || entry == id || strings.HasSuffix(entry, "/") && strings.HasPrefix(name, entry)
 	})

@@ -3,6 +3,7 @@ package secretstore_test
 import (
 	"context"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -90,6 +91,22 @@ func fixture(t *testing.T, server *localaws.Server, client *secretsmanager.Clien
 				t.Fatal(err)
 			}
 		},
+		Revert: func() {
+			secret, err := client.DescribeSecret(t.Context(), &secretsmanager.DescribeSecretInput{SecretId: &id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for version, labels := range secret.VersionIdsToStages {
+				if slices.Contains(labels, "AWSPREVIOUS") {
+					_, err = client.UpdateSecretVersionStage(t.Context(), &secretsmanager.UpdateSecretVersionStageInput{
+						SecretId: &id, VersionStage: aws.String("AWSCURRENT"), MoveToVersionId: &version, RemoveFromVersionId: aws.String(token),
+					})
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
 		Current: func() rotators.Secret {
 			v, err := client.GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: &id})
 			if err != nil {
@@ -131,8 +148,9 @@ func TestStoreWithEveryReplyLostOnce(t *testing.T) {
 		id := create(t, client, "the first value")
 		enable(t, server, client, id)
 		f := fixture(t, server, client, id)
-		put := f.Put
+		put, revert := f.Put, f.Revert
 		f.Put = func(v rotators.Secret) { on.Store(false); put(v); on.Store(true) }
+		f.Revert = func() { on.Store(false); revert(); on.Store(true) }
 		on.Store(true)
 		return f
 	})

@@ -23,6 +23,9 @@ type Fixture struct {
 	Begin func() string
 	// Put changes the secret by hand, around the store.
 	Put func(rotators.Secret)
+	// Revert has readers get the first value again, around the store, after a
+	// promotion.
+	Revert func()
 	// Current reads what readers get, around the store.
 	Current func() rotators.Secret
 	// Tags reads the secret's tags, around the store.
@@ -156,21 +159,45 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 			}
 			// Somebody takes the promotion back while the old value is waiting to
 			// be retired. A crash between Promote's two writes ends the same way.
-			first := a.Current
-			a.Tags.Retire = first
+			a.Tags.Retire = a.Current
 			if err := f.Store.Promote(ctx, a); err != nil {
 				t.Fatal(err)
 			}
-			back := load(t, ctx, f, token)
-			back.Token, back.Tags.Retire = first, ""
-			if err := f.Store.Promote(ctx, back); err != nil {
+			f.Revert()
+			a = load(t, ctx, f, token)
+			if a.Tags.Retire != "" {
+				t.Errorf("version %q is to be retired", a.Tags.Retire)
+			}
+			want(t, f, a, rotation.CurrentValue, f.First)
+			want(t, f, a, rotation.PreviousValue, next)
+		}},
+		{"an attempt that is over leaves nothing behind", func(t *testing.T, ctx context.Context, f Fixture) {
+			store, ok := f.Store.(rotation.Driven)
+			if !ok {
+				return // the service that drives this store clears up
+			}
+			token := f.Begin()
+			a := load(t, ctx, f, token)
+			if err := f.Store.PutPending(ctx, a, next); err != nil {
 				t.Fatal(err)
 			}
 			a = load(t, ctx, f, token)
-			if a.Current != first || a.Tags.Retire != "" {
-				t.Errorf("version %s is current, and version %q is to be retired", a.Current, a.Tags.Retire)
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Fatal(err)
 			}
-			want(t, f, a, rotation.PreviousValue, next)
+			for range 2 {
+				if err := store.Discard(ctx, a); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a = load(t, ctx, f, token)
+			if a.State != rotation.Current {
+				t.Errorf("the state is %s", a.State)
+			}
+			want(t, f, a, rotation.CurrentValue, next)
+			for range f.Store.Leftovers(ctx, a) {
+				t.Error("a value is left over")
+			}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, t.Context(), newFixture(t)) })

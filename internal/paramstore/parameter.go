@@ -1,0 +1,131 @@
+// Package paramstore keeps an attempt's versions in Parameter Store. It is one
+// of the engine's two stores; see rotation.Store for the contract.
+//
+// Parameter Store has no staging labels: whoever reads a parameter gets its
+// latest version. And its only conditional write is "create, if the name is
+// free". So the pending value is kept in a parameter of its own, the record,
+// /rekey/pending/<hash of the ARN>/<base version>. The record is created, never
+// overwritten: it is write-ahead log and lock at once. To promote is to write the
+// record's value to the parameter, and then to delete the record.
+//
+// The base version is the one readers got when the rotation was ordered. The
+// attempt's token is made of it and of the ARN, so that whoever takes the order,
+// and however often, makes the same attempt.
+package paramstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Parameter is what must be known of a parameter to rotate it, beside its value
+// and its tags. All of it but the ARN and the name can change with the version
+// only, so it holds as long as the version is Base.
+type Parameter struct {
+	ARN            string `json:"arn"`
+	Name           string `json:"name"`
+	Base           int64  `json:"base"` // the version that readers got when this was read
+	KeyID          string `json:"keyId"`
+	Tier           string `json:"tier"`
+	DataType       string `json:"dataType,omitempty"`
+	Description    string `json:"description,omitempty"`
+	AllowedPattern string `json:"allowedPattern,omitempty"`
+}
+
+// Token identifies the attempt to rotate this version of the parameter: 64
+// characters, like any other version id.
+func (p Parameter) Token() string {
+	return hash(p.ARN + "\x00" + strconv.FormatInt(p.Base, 10))
+}
+
+// Group is one and the same for all attempts to rotate the parameter, and has no
+// characters that a queue would refuse.
+func (p Parameter) Group() string { return hash(p.ARN) }
+
+func hash(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// records is the path under which the parameter's records are.
+func (p Parameter) records() string { return "/rekey/pending/" + p.Group() + "/" }
+
+// Record is the name of the parameter that holds the attempt's pending value.
+func (p Parameter) Record() string { return p.records() + strconv.FormatInt(p.Base, 10) }
+
+// Described is a parameter as DescribeParameters has it.
+type Described struct {
+	Parameter
+	Refused error // why it is not rekey's to rotate; nil if it is
+}
+
+// DescribeAtOnce is how many parameters one call describes.
+const DescribeAtOnce = 50
+
+// Describe reads what is to be known of at most DescribeAtOnce parameters, by
+// name. A name that is not there is left out.
+func Describe(ctx context.Context, client *ssm.Client, names []string) ([]Described, error) {
+	var all []Described
+	pages := ssm.NewDescribeParametersPaginator(client, &ssm.DescribeParametersInput{
+		MaxResults:       aws.Int32(DescribeAtOnce),
+		ParameterFilters: []types.ParameterStringFilter{{Key: aws.String("Name"), Option: aws.String("Equals"), Values: names}},
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("describing parameters: %w", err)
+		}
+		for _, m := range page.Parameters {
+			all = append(all, Described{
+				Parameter: Parameter{
+					ARN: aws.ToString(m.ARN), Name: aws.ToString(m.Name), Base: m.Version,
+					KeyID: aws.ToString(m.KeyId), Tier: string(m.Tier), DataType: aws.ToString(m.DataType),
+					Description: aws.ToString(m.Description), AllowedPattern: aws.ToString(m.AllowedPattern),
+				},
+				Refused: rotators.Permanent(refuse(m)),
+			})
+		}
+	}
+	return all, nil
+}
+
+// refuse says why a parameter is not rekey's to rotate.
+func refuse(m types.ParameterMetadata) error {
+	if err := errors.Join(refuseName(aws.ToString(m.Name)), refuseType(m.Type)); err != nil {
+		return err
+	}
+	for _, policy := range m.Policies {
+		if aws.ToString(policy.PolicyType) == "Expiration" {
+			return errors.New("it has an Expiration policy, which deletes it at a fixed time whether it was rotated or not: remove the policy with put-parameter --policies '[]'")
+		}
+	}
+	return nil
+}
+
+func refuseName(name string) error {
+	if strings.HasPrefix(name, "/aws/reference/") {
+		return errors.New("it is only a way to read a secret of Secrets Manager: rotate that secret there")
+	}
+	if strings.HasPrefix(name, "/rekey/pending/") {
+		return errors.New("it is the pending value of a rotation of rekey's: remove its tags")
+	}
+	return nil
+}
+
+func refuseType(t types.ParameterType) error {
+	if t != types.ParameterTypeSecureString {
+		return fmt.Errorf("its type is %s, which keeps a value unencrypted and in sight of whoever may list parameters, and a type cannot be changed: delete it, make it anew as a SecureString, and have rekey rotate that", t)
+	}
+	return nil
+}

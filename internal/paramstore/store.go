@@ -1,0 +1,508 @@
+package paramstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Store is a rotation.Driven for one order to rotate one parameter. It is for
+// one goroutine.
+type Store struct {
+	client    *ssm.Client
+	parameter Parameter
+	writes    Limiter
+
+	tags       map[string]string // read once, nil before
+	connection string            // of siblings, read once
+	seen       seen
+}
+
+// Limiter is waited for before every call that counts as one of Parameter
+// Store's writes, of which an account has three a second.
+type Limiter interface {
+	Wait(context.Context) error
+}
+
+// seen is what the last read showed.
+type seen struct {
+	version          int64
+	current, pending rotators.Secret // pending: the record; zero if there is none
+}
+
+var _ rotation.Driven = (*Store)(nil)
+
+// New returns the store for one order.
+func New(client *ssm.Client, p Parameter, writes Limiter) *Store {
+	return &Store{client: client, parameter: p, writes: writes}
+}
+
+// ErrGone says that the parameter was deleted, and that no record of it is left.
+var ErrGone = errors.New("there is no such parameter any more")
+
+// Load implements rotation.Store. It costs one GetParameters, the first time
+// also one ListTagsForResource, and one GetParameter while the tag rekey:retire
+// is there. The values it sees on the way are what Value returns.
+//
+// A token of this order is Current as soon as the record is gone and the version
+// is past the base: the order is carried out, or was overtaken before anything
+// was begun. In both cases nothing is left to do.
+func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, error) {
+	p := s.parameter
+	if id != p.ARN {
+		return nil, rotators.Permanent(fmt.Errorf("this order is for %s: order a rotation of %s by itself", p.ARN, id))
+	}
+	if err := refuseName(p.Name); err != nil {
+		return nil, rotators.Permanent(err)
+	}
+	if err := s.look(ctx); err != nil {
+		return nil, err
+	}
+	tags, err := s.Tags(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a := &rotation.Attempt{ID: p.ARN, Token: token, Current: strconv.FormatInt(s.seen.version, 10)}
+	if a.Tags, err = rotation.ReadTags(tags); err != nil {
+		return nil, err
+	}
+	if a.Tags.Connection == rotation.Siblings {
+		if a.Tags.Connection, err = s.siblings(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.previous(ctx, a); err != nil {
+		return nil, err
+	}
+	switch pending := !s.seen.pending.IsZero(); {
+	case token != p.Token():
+		a.State = rotation.Unknown
+	case s.seen.version == p.Base && pending:
+		a.State = rotation.Stored
+	case s.seen.version == p.Base:
+		a.State = rotation.Reserved
+	case pending && !s.seen.current.Equal(s.seen.pending):
+		a.State = rotation.Superseded
+	default:
+		a.State = rotation.Current
+	}
+	return a, nil
+}
+
+// look reads the parameter and its record, in one call.
+func (s *Store) look(ctx context.Context) error {
+	p := s.parameter
+	out, err := s.client.GetParameters(ctx, &ssm.GetParametersInput{
+		Names: []string{p.Name, p.Record()}, WithDecryption: aws.Bool(true),
+	})
+	if err != nil {
+		return fmt.Errorf("reading the parameter: %w", explain(err, p))
+	}
+	s.seen = seen{}
+	found := false
+	for _, parameter := range out.Parameters {
+		value := rotators.NewSecret(aws.ToString(parameter.Value))
+		if aws.ToString(parameter.Name) == p.Record() {
+			s.seen.pending = value
+			continue
+		}
+		if arn := aws.ToString(parameter.ARN); arn != p.ARN {
+			return rotators.Permanent(fmt.Errorf("the parameter of that name here is %s: order its rotation in the account and region it is of", arn))
+		}
+		if err := refuseType(parameter.Type); err != nil {
+			return rotators.Permanent(err)
+		}
+		found, s.seen.version, s.seen.current = true, parameter.Version, value
+	}
+	switch {
+	case found:
+		return nil
+	case s.seen.pending.IsZero():
+		return rotators.Permanent(ErrGone)
+	default:
+		return rotators.Permanent(fmt.Errorf("the parameter was deleted while it was being rotated: the target may accept nothing but what %s holds; read it there if it is still needed, and delete that", p.Record()))
+	}
+}
+
+// Tags are the parameter's tags, as they were when they were first asked for and
+// with what the store has written since.
+func (s *Store) Tags(ctx context.Context) (map[string]string, error) {
+	if s.tags == nil {
+		out, err := s.client.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{
+			ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &s.parameter.Name,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading the parameter's tags: %w", err)
+		}
+		s.tags = map[string]string{}
+		for _, tag := range out.TagList {
+			s.tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+		}
+	}
+	return maps.Clone(s.tags), nil
+}
+
+// previous finds out which version is the previous one, and drops an order to
+// retire what readers get. Versions cannot tell that alone: a promotion that is
+// taken back by hand makes a new version of the old value.
+func (s *Store) previous(ctx context.Context, a *rotation.Attempt) error {
+	if a.Tags.Retire != "" {
+		old, err := s.version(ctx, a.Tags.Retire)
+		if err != nil {
+			return err
+		}
+		if old.Equal(s.seen.current) {
+			a.Tags.Retire = ""
+		}
+	}
+	if a.Previous = a.Tags.Retire; a.Previous == "" && s.seen.version > 1 {
+		a.Previous = strconv.FormatInt(s.seen.version-1, 10)
+	}
+	return nil
+}
+
+// Value implements rotation.Store. A record that Load did not see is looked for
+// again: a value stored a moment ago may be late to be seen.
+func (s *Store) Value(ctx context.Context, a *rotation.Attempt, which rotation.Which) (rotators.Secret, error) {
+	switch which {
+	case rotation.CurrentValue:
+		return s.seen.current, nil
+	case rotation.PendingValue:
+		if s.seen.pending.IsZero() && a.State != rotation.Current {
+			pending, err := s.read(ctx, s.parameter.Record())
+			if err != nil {
+				return rotators.Secret{}, err
+			}
+			s.seen.pending = pending
+		}
+		return s.seen.pending, nil
+	default:
+		return s.version(ctx, a.Previous)
+	}
+}
+
+// version reads a version of the parameter.
+func (s *Store) version(ctx context.Context, version string) (rotators.Secret, error) {
+	if version == "" {
+		return rotators.Secret{}, nil
+	}
+	return s.read(ctx, s.parameter.Name+":"+version)
+}
+
+// read returns the zero Secret for what is not there.
+func (s *Store) read(ctx context.Context, name string) (rotators.Secret, error) {
+	out, err := s.client.GetParameter(ctx, &ssm.GetParameterInput{Name: &name, WithDecryption: aws.Bool(true)})
+	var noParameter *types.ParameterNotFound
+	var noVersion *types.ParameterVersionNotFound
+	switch {
+	case errors.As(err, &noParameter), errors.As(err, &noVersion):
+		return rotators.Secret{}, nil
+	case err != nil:
+		return rotators.Secret{}, fmt.Errorf("reading %s: %w", name, explain(err, s.parameter))
+	}
+	return rotators.NewSecret(aws.ToString(out.Parameter.Value)), nil
+}
+
+// Leftovers implements rotation.Store: the records of attempts that were never
+// finished, of the newest base first.
+func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotators.Secret, error] {
+	return func(yield func(rotators.Secret, error) bool) {
+		records, err := s.list(ctx)
+		if err != nil {
+			yield(rotators.Secret{}, err)
+			return
+		}
+		for _, r := range slices.Backward(records) {
+			if r.name == s.parameter.Record() && a.State != rotation.Superseded {
+				continue // the pending value
+			}
+			value, err := s.read(ctx, r.name)
+			if err == nil && value.IsZero() {
+				continue
+			}
+			if !yield(value, err) {
+				return
+			}
+		}
+	}
+}
+
+// record is one of the parameter's records.
+type record struct {
+	name string
+	base int64
+}
+
+// list finds the parameter's records, of the oldest base first. It reads no value.
+func (s *Store) list(ctx context.Context) ([]record, error) {
+	var records []record
+	path := s.parameter.records()
+	pages := ssm.NewGetParametersByPathPaginator(s.client, &ssm.GetParametersByPathInput{Path: &path})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("looking for pending values under %s: %w", path, err)
+		}
+		for _, p := range page.Parameters {
+			name := aws.ToString(p.Name)
+			if base, err := strconv.ParseInt(strings.TrimPrefix(name, path), 10, 64); err == nil {
+				records = append(records, record{name, base})
+			}
+		}
+	}
+	slices.SortFunc(records, func(a, b record) int { return int(a.base - b.base) })
+	return records, nil
+}
+
+// The sizes of values, in bytes, by tier.
+const (
+	maxStandard = 4096
+	maxAdvanced = 8192
+)
+
+// PutPending implements rotation.Store. Parameter Store itself keeps a record
+// from being written twice. The record has the key, tier, type and pattern of the
+// parameter, so that whatever Parameter Store would refuse when the value is
+// promoted it refuses here, while nothing outside has been changed.
+func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotators.Secret) error {
+	p := s.parameter
+	if err := fits(p, value); err != nil {
+		return rotators.Permanent(err)
+	}
+	if err := s.roomForVersion(ctx); err != nil {
+		return err
+	}
+	put := s.put(p.Record(), value)
+	put.Description = aws.String("The pending value of a rotation by rekey of " + p.ARN + ". Do not delete: it may be the only credential that works.")
+	if err := s.writes.Wait(ctx); err != nil {
+		return err
+	}
+	_, err := s.client.PutParameter(ctx, put)
+	var exists *types.ParameterAlreadyExists
+	if !errors.As(err, &exists) {
+		return explain(err, p)
+	}
+	stored, err := s.read(ctx, p.Record())
+	switch {
+	case err != nil:
+		return err
+	case stored.IsZero():
+		return fmt.Errorf("%s exists and cannot be read: it was stored or deleted a moment ago; the next try will tell", p.Record())
+	case !stored.Equal(value):
+		return rotation.ErrStored
+	}
+	return nil
+}
+
+// fits tells whether Parameter Store would take the value.
+func fits(p Parameter, value rotators.Secret) error {
+	limit := maxStandard
+	if p.Tier != string(types.ParameterTierStandard) {
+		limit = maxAdvanced
+	}
+	text := value.Reveal()
+	switch {
+	case len(text) > limit:
+		return fmt.Errorf("the new value has %d bytes, and a parameter of the tier %s holds %d: shorten it, or raise the tier", len(text), p.Tier, limit)
+	case strings.Contains(text, "{{"):
+		return errors.New(`the new value holds "{{", which Parameter Store takes for a reference to another parameter and refuses: take it out of the value, or keep "{" out of passwords with rekey:password`)
+	}
+	return nil
+}
+
+// versionsKept is how many versions of a parameter there are at most. One more
+// drops the oldest, unless that has a label: then it is refused.
+const versionsKept = 100
+
+// roomForVersion makes sure that promotion, which comes after the target was
+// changed, will not be refused for a label.
+func (s *Store) roomForVersion(ctx context.Context) error {
+	p := s.parameter
+	oldest := p.Base - versionsKept + 1
+	if oldest < 1 {
+		return nil
+	}
+	// The oldest comes first, so this is one call unless AWS changes the order.
+	pages := ssm.NewGetParameterHistoryPaginator(s.client, &ssm.GetParameterHistoryInput{Name: &p.Name, MaxResults: aws.Int32(1)})
+	for pages.HasMorePages() {
+		if err := s.writes.Wait(ctx); err != nil {
+			return err
+		}
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("looking for labels that keep the oldest version: %w", err)
+		}
+		for _, version := range page.Parameters {
+			if version.Version != oldest {
+				continue
+			}
+			if len(version.Labels) > 0 {
+				return rotators.Permanent(fmt.Errorf("the parameter has %d versions, and the oldest, version %d, cannot make room for the next because of its label %s: take that off with unlabel-parameter-version, or move it to a newer version", versionsKept, oldest, strings.Join(version.Labels, ", ")))
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// put is the call that stores a value as the parameter is stored. Whatever it
+// left out, AWS might set to a default.
+func (s *Store) put(name string, value rotators.Secret) *ssm.PutParameterInput {
+	p := s.parameter
+	return &ssm.PutParameterInput{
+		Name: &name, Value: aws.String(value.Reveal()), Type: types.ParameterTypeSecureString,
+		KeyId: text(p.KeyID), Tier: types.ParameterTier(p.Tier), DataType: text(p.DataType), AllowedPattern: text(p.AllowedPattern),
+		Overwrite: aws.Bool(false),
+	}
+}
+
+func text(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// How often a promotion whose outcome is not clear is looked at and sent again,
+// and how long it waits before.
+const (
+	promotions = 4
+	rest       = time.Second
+)
+
+// Promote implements rotation.Store. Parameter Store has no compare-and-swap and
+// no idempotency: sent twice, a value makes two versions. So the SDK does not
+// send it again by itself, and it is sent again only after a look that shows
+// that it did not arrive.
+//
+// Policies are not sent: AWS keeps them "until you send new policies".
+func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
+	if a.Tags.Retire != "" {
+		if err := s.tag(ctx, rotation.TagRetire, a.Tags.Retire); err != nil {
+			return err
+		}
+	}
+	pending := s.seen.pending
+	put := s.put(s.parameter.Name, pending)
+	put.Overwrite = aws.Bool(true)
+	put.Description = text(s.parameter.Description)
+	for try := 1; ; try++ {
+		// The wait comes before the look, so that nothing stands between look and
+		// write.
+		if err := s.writes.Wait(ctx); err != nil {
+			return err
+		}
+		if err := s.look(ctx); err != nil {
+			return err
+		}
+		if s.seen.current.Equal(pending) {
+			return nil
+		}
+		if s.seen.version != s.parameter.Base {
+			return rotators.Permanent(fmt.Errorf("readers get version %d: %w", s.seen.version, rotation.ErrSuperseded))
+		}
+		out, err := s.client.PutParameter(ctx, put, func(o *ssm.Options) { o.Retryer = aws.NopRetryer{} })
+		if err == nil {
+			return s.promoted(ctx, a, out.Version, pending)
+		}
+		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || try == promotions {
+			return refused
+		}
+		if err := pause(ctx, rest); err != nil {
+			return err
+		}
+	}
+}
+
+// promoted notes what the store has now. A version past the next one means that
+// somebody else wrote between the look and the write.
+func (s *Store) promoted(ctx context.Context, a *rotation.Attempt, version int64, value rotators.Secret) error {
+	s.seen.version, s.seen.current = version, value
+	if version == s.parameter.Base+1 {
+		return nil
+	}
+	between := strconv.FormatInt(version-1, 10)
+	other, err := s.version(ctx, between)
+	if err != nil {
+		return err
+	}
+	if !other.Equal(value) { // else another run of this attempt
+		a.Note = fmt.Sprintf("somebody else stored version %s in the instant of promotion, and version %d overwrote it: the target accepts version %d", between, version, version)
+	}
+	return nil
+}
+
+// Discard implements rotation.Driven. It deletes the records of all bases that
+// are past, in one call: what readers get is newer than any of them.
+func (s *Store) Discard(ctx context.Context, _ *rotation.Attempt) error {
+	records, err := s.list(ctx)
+	if err != nil {
+		return err
+	}
+	var past []string
+	for _, r := range records {
+		if r.base < s.seen.version {
+			past = append(past, r.name)
+		}
+	}
+	for names := range slices.Chunk(past, 10) { // the most DeleteParameters takes
+		if _, err := s.client.DeleteParameters(ctx, &ssm.DeleteParametersInput{Names: names}); err != nil {
+			return fmt.Errorf("deleting %s: %w", strings.Join(names, ", "), err)
+		}
+	}
+	return nil
+}
+
+// Retired implements rotation.Store. The record is written before the order is
+// taken away: a crash in between retires once more, which does nothing.
+func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
+	if err := s.tag(ctx, rotation.TagRetired, a.Tags.Retire); err != nil {
+		return err
+	}
+	_, err := s.client.RemoveTagsFromResource(ctx, &ssm.RemoveTagsFromResourceInput{
+		ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &s.parameter.Name, TagKeys: []string{rotation.TagRetire},
+	})
+	if err != nil {
+		return fmt.Errorf("removing the tag %s: %w", rotation.TagRetire, err)
+	}
+	delete(s.tags, rotation.TagRetire)
+	return nil
+}
+
+func (s *Store) tag(ctx context.Context, key, value string) error {
+	_, err := s.client.AddTagsToResource(ctx, &ssm.AddTagsToResourceInput{
+		ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &s.parameter.Name,
+		Tags: []types.Tag{{Key: &key, Value: &value}},
+	})
+	if err != nil {
+		return fmt.Errorf("writing the tag %s: %w", key, err)
+	}
+	if s.tags != nil {
+		s.tags[key] = value
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
