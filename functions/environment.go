@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -54,4 +55,31 @@ func limit(registry rotators.Registry, names string) (rotators.Registry, error) 
 		kept[name] = r
 	}
 	return kept, nil
+}
+
+// defaultWrites is the share of one of two workers in the three writes a second
+// that Parameter Store allows an account by default.
+const defaultWrites = 1.5
+
+// writesPerSecond reads how many of Parameter Store's writes a second this
+// process may make.
+func writesPerSecond(getenv func(string) string) (float64, error) {
+	text := getenv("REKEY_SSM_WRITES_PER_SECOND")
+	if text == "" {
+		return defaultWrites, nil
+	}
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(n > 0 && n <= 1000) {
+		return 0, rotators.Permanent(fmt.Errorf("the environment variable REKEY_SSM_WRITES_PER_SECOND is %q: set it to the account's quota, 3 or 10, divided by how many of this function may run at once", text))
+	}
+	return n, nil
+}
+
+// queueURL reads where the planner puts its orders and the worker gets them from.
+func queueURL(getenv func(string) string) (string, error) {
+	url := getenv("REKEY_QUEUE_URL")
+	if url == "" {
+		return "", rotators.Permanent(errors.New("the environment variable REKEY_QUEUE_URL is not set: set it to the URL of the queue between planner and worker"))
+	}
+	return url, nil
 }

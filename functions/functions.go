@@ -54,15 +54,30 @@ func (e *EnvironmentError) Unwrap() error { return e.Err }
 // It reads the environment once: what docs/settings.md lists for functions. A
 // mistake there fails every invocation, with an error that names the variable.
 func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
-	h := &secretRotator{engine: rotation.Engine{Log: slog.New(lambdacontext.NewLogHandler())}}
-	var policyErr, limitErr, roleErr error
-	h.engine.Password, policyErr = passwordPolicy(os.Getenv)
-	h.engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))
-	h.accounts, roleErr = newAccounts(cfg, os.Getenv("REKEY_ROLE_NAME"))
-	if err := errors.Join(policyErr, limitErr, roleErr); err != nil {
-		h.err = &EnvironmentError{err}
-	}
+	h := &secretRotator{}
+	var err error
+	h.engine, h.accounts, err = setUp(cfg, registry)
+	h.err = environmentError(err)
 	return h
+}
+
+// setUp makes of the registry and the environment what both rotating functions
+// have.
+func setUp(cfg aws.Config, registry rotators.Registry) (engine rotation.Engine, accounts *accounts, err error) {
+	engine.Log = slog.New(lambdacontext.NewLogHandler())
+	var policyErr, limitErr, roleErr error
+	engine.Password, policyErr = passwordPolicy(os.Getenv)
+	engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))
+	accounts, roleErr = newAccounts(cfg, os.Getenv("REKEY_ROLE_NAME"))
+	return engine, accounts, errors.Join(policyErr, limitErr, roleErr)
+}
+
+// environmentError is nil if all errors are.
+func environmentError(errs ...error) error {
+	if err := errors.Join(errs...); err != nil {
+		return &EnvironmentError{err}
+	}
+	return nil
 }
 
 type secretRotator struct {

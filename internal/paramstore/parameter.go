@@ -93,39 +93,34 @@ func Describe(ctx context.Context, client *ssm.Client, names []string) ([]Descri
 					KeyID: aws.ToString(m.KeyId), Tier: string(m.Tier), DataType: aws.ToString(m.DataType),
 					Description: aws.ToString(m.Description), AllowedPattern: aws.ToString(m.AllowedPattern),
 				},
-				Refused: rotators.Permanent(refuse(m)),
+				Refused: refuse(m),
 			})
 		}
 	}
 	return all, nil
 }
 
-// refuse says why a parameter is not rekey's to rotate.
-func refuse(m types.ParameterMetadata) error {
-	if err := errors.Join(refuseName(aws.ToString(m.Name)), refuseType(m.Type)); err != nil {
-		return err
+// Refuse says why a parameter of that name and type is not rekey's to rotate; nil
+// if it is. The error is permanent.
+func Refuse(name string, t types.ParameterType) error {
+	var err error
+	switch {
+	case strings.HasPrefix(name, "/aws/reference/"):
+		err = errors.New("it is only a way to read a secret of Secrets Manager: rotate that secret there")
+	case strings.HasPrefix(name, "/rekey/pending/"):
+		err = errors.New("it is the pending value of a rotation of rekey's: take its tags off")
+	case t != types.ParameterTypeSecureString:
+		err = fmt.Errorf("its type is %s, which keeps a value unencrypted and in sight of whoever may list parameters, and a type cannot be changed: delete it, make it anew as a SecureString, and have rekey rotate that", t)
 	}
+	return rotators.Permanent(err)
+}
+
+// refuse does it with all that DescribeParameters tells.
+func refuse(m types.ParameterMetadata) error {
 	for _, policy := range m.Policies {
 		if aws.ToString(policy.PolicyType) == "Expiration" {
-			return errors.New("it has an Expiration policy, which deletes it at a fixed time whether it was rotated or not: remove the policy with put-parameter --policies '[]'")
+			return rotators.Permanent(errors.New("it has an Expiration policy, which deletes it at a fixed time whether it was rotated or not: remove the policy with put-parameter --policies '[{}]'"))
 		}
 	}
-	return nil
-}
-
-func refuseName(name string) error {
-	if strings.HasPrefix(name, "/aws/reference/") {
-		return errors.New("it is only a way to read a secret of Secrets Manager: rotate that secret there")
-	}
-	if strings.HasPrefix(name, "/rekey/pending/") {
-		return errors.New("it is the pending value of a rotation of rekey's: remove its tags")
-	}
-	return nil
-}
-
-func refuseType(t types.ParameterType) error {
-	if t != types.ParameterTypeSecureString {
-		return fmt.Errorf("its type is %s, which keeps a value unencrypted and in sight of whoever may list parameters, and a type cannot be changed: delete it, make it anew as a SecureString, and have rekey rotate that", t)
-	}
-	return nil
+	return Refuse(aws.ToString(m.Name), m.Type)
 }

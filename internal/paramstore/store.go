@@ -65,9 +65,6 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	if id != p.ARN {
 		return nil, rotators.Permanent(fmt.Errorf("this order is for %s: order a rotation of %s by itself", p.ARN, id))
 	}
-	if err := refuseName(p.Name); err != nil {
-		return nil, rotators.Permanent(err)
-	}
 	if err := s.look(ctx); err != nil {
 		return nil, err
 	}
@@ -122,8 +119,8 @@ func (s *Store) look(ctx context.Context) error {
 		if arn := aws.ToString(parameter.ARN); arn != p.ARN {
 			return rotators.Permanent(fmt.Errorf("the parameter of that name here is %s: order its rotation in the account and region it is of", arn))
 		}
-		if err := refuseType(parameter.Type); err != nil {
-			return rotators.Permanent(err)
+		if err := Refuse(p.Name, parameter.Type); err != nil {
+			return err
 		}
 		found, s.seen.version, s.seen.current = true, parameter.Version, value
 	}
@@ -173,6 +170,9 @@ func (s *Store) previous(ctx context.Context, a *rotation.Attempt) error {
 	}
 	return nil
 }
+
+// Begun tells whether Load saw a record of this order.
+func (s *Store) Begun() bool { return !s.seen.pending.IsZero() }
 
 // Value implements rotation.Store. A record that Load did not see is looked for
 // again: a value stored a moment ago may be late to be seen.

@@ -1,0 +1,28 @@
+// Command parameter-rotator is the Lambda function that takes the planner's orders from
+// the queue and rotates a parameter for each.
+package main
+
+import (
+	"context"
+	"log"
+
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"github.com/rekeyhq/rekey/functions"
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/postgres"
+)
+
+func main() {
+	cfg, err := config.LoadDefaultConfig(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	pg := postgres.New(cfg, nil)
+	lambda.Start(functions.ParameterRotator(cfg, rotators.Registry{
+		"postgres":          pg,
+		"postgresql":        pg, // the scheme of a URL
+		"aurora-postgresql": pg, // RDS's name for Aurora
+	}))
+}

@@ -1,0 +1,268 @@
+package functions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"math"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambdacontext"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	tagging "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"golang.org/x/time/rate"
+
+	"github.com/rekeyhq/rekey/internal/inventory"
+	"github.com/rekeyhq/rekey/internal/paramstore"
+	"github.com/rekeyhq/rekey/internal/queue"
+	"github.com/rekeyhq/rekey/internal/rotation"
+)
+
+// What the planner takes of Parameter Store's quotas, in calls per second: of the
+// 40 reads that an account has by default a quarter, because applications need
+// them, and of the 3 writes, as which DescribeParameters counts, a sixth. Each
+// such call is for up to 50 rotations.
+const (
+	plannerReads  = 10
+	plannerWrites = 0.5
+)
+
+// ParameterPlanner returns the handler for a schedule's event, which may be any
+// JSON object: it finds the parameters that are due and queues an order for each.
+// It keeps no state and may be called at any time and twice.
+//
+// It stops before its deadline, and starts each time at another parameter, so
+// that all have their turn however many there are. One that is misconfigured is
+// reported by name, with the reason, and stops nothing else.
+//
+// It reads the environment once: what docs/settings.md lists for functions. A
+// mistake there fails every invocation, with an error that names the variable.
+func ParameterPlanner(cfg aws.Config) lambda.Handler {
+	h := &parameterPlanner{
+		stage:   os.Getenv("REKEY_STAGE"),
+		tagging: tagging.NewFromConfig(cfg, func(o *tagging.Options) { o.RetryMaxAttempts = 8 }),
+		ssm:     parameterStore(cfg),
+		queue:   sqs.NewFromConfig(cfg),
+		reads:   rate.NewLimiter(plannerReads, plannerReads),
+		writes:  rate.NewLimiter(plannerWrites, 1),
+		log:     slog.New(lambdacontext.NewLogHandler()),
+	}
+	var err error
+	h.url, err = queueURL(os.Getenv)
+	h.err = environmentError(err)
+	return h
+}
+
+type parameterPlanner struct {
+	stage         string
+	tagging       *tagging.Client
+	ssm           *ssm.Client
+	queue         *sqs.Client
+	url           string
+	reads, writes *rate.Limiter
+	log           *slog.Logger
+	err           error // a mistake in the environment
+}
+
+// Invoke implements lambda.Handler.
+func (h *parameterPlanner) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	if h.err != nil {
+		return nil, h.err
+	}
+	var event struct {
+		Time time.Time `json:"time"`
+	}
+	if err := json.Unmarshal(payload, &event); err != nil || payload[0] != '{' {
+		// An event of somebody else's may have a time in another form.
+		var object map[string]json.RawMessage
+		if json.Unmarshal(payload, &object) != nil {
+			return nil, &EventError{errors.New("not a JSON object: this function takes a schedule's event, {} among them")}
+		}
+	}
+	now := time.Now()
+	if event.Time.IsZero() {
+		event.Time = now
+	}
+	t := &tick{parameterPlanner: h, time: event.Time, now: now}
+	err := t.plan(ctx)
+	t.report(ctx, err)
+	if err != nil {
+		return nil, err
+	}
+	return []byte("null"), nil
+}
+
+// tick is one run of the planner.
+type tick struct {
+	*parameterPlanner
+	time time.Time // for which it was scheduled
+	now  time.Time
+
+	due []*inventory.Parameter // not queued yet
+
+	managed, looked, found, queued, misconfigured, paused, overdue int
+}
+
+func (t *tick) plan(ctx context.Context) error {
+	all, err := inventory.Tagged(ctx, t.tagging, t.stage, func(int) {})
+	if err != nil {
+		return err
+	}
+	t.managed = len(all)
+	var rotatable []*inventory.Parameter
+	for i := range all {
+		switch p := &all[i]; {
+		case p.Problem != nil:
+			t.complain(ctx, p, p.Problem)
+		case p.Schedule.Paused:
+			t.paused++
+		default:
+			rotatable = append(rotatable, p)
+		}
+	}
+	err = t.choose(ctx, rotatable)
+	// What was found is queued, whatever ended the search.
+	return errors.Join(err, t.enqueue(ctx))
+}
+
+// reserve is what is kept of the time to queue what was found.
+const reserve = 20 * time.Second
+
+// choose looks at the parameters and queues those that are due, as many at once as
+// one call describes.
+func (t *tick) choose(ctx context.Context, parameters []*inventory.Parameter) error {
+	deadline, limited := ctx.Deadline()
+	for chunk := range slices.Chunk(turn(parameters, t.time), inventory.LookAtOnce) {
+		if limited && time.Until(deadline) < reserve {
+			return nil
+		}
+		if err := t.reads.Wait(ctx); err != nil {
+			return err
+		}
+		if err := inventory.Look(ctx, t.ssm, chunk); err != nil {
+			return err
+		}
+		for _, p := range chunk {
+			t.consider(ctx, p)
+		}
+		if len(t.due) >= paramstore.DescribeAtOnce {
+			if err := t.enqueue(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// turn returns the parameters in the order of this hour: the same, started at
+// another place. Steps of the golden ratio come near every place soon.
+func turn(parameters []*inventory.Parameter, hour time.Time) []*inventory.Parameter {
+	_, fraction := math.Modf(float64(hour.Unix()/3600) * (math.Phi - 1))
+	start := int(fraction * float64(len(parameters)))
+	return slices.Concat(parameters[start:], parameters[:start])
+}
+
+// consider decides about a parameter that was looked at.
+func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
+	t.looked++
+	if p.Problem != nil {
+		t.complain(ctx, p, p.Problem)
+		return
+	}
+	if p.Version == 0 {
+		return // deleted; the index of tags is late
+	}
+	if p.Overdue(t.now) {
+		t.overdue++
+		t.log.WarnContext(ctx, "overdue", "id", p.ARN, "since", p.Schedule.Deadline(p.Changed))
+	}
+	if _, open := p.Schedule.Window.Open(t.now); open && !t.now.Before(p.Due()) {
+		t.found++
+		t.due = append(t.due, p)
+	}
+}
+
+// enqueue orders the rotation of what is due.
+func (t *tick) enqueue(ctx context.Context) error {
+	for chunk := range slices.Chunk(t.due, paramstore.DescribeAtOnce) {
+		byName := map[string]*inventory.Parameter{}
+		var names []string
+		for _, p := range chunk {
+			byName[p.Name] = p
+			names = append(names, p.Name)
+		}
+		if err := t.writes.Wait(ctx); err != nil {
+			return err
+		}
+		described, err := paramstore.Describe(ctx, t.ssm, names)
+		if err != nil {
+			return err
+		}
+		var orders []queue.Message
+		for _, d := range described {
+			p := byName[d.Name]
+			if p == nil || d.Base != p.Version {
+				continue // changed since it was looked at, and so not due any more
+			}
+			if d.Refused != nil {
+				t.complain(ctx, p, d.Refused)
+				continue
+			}
+			until, _ := p.Schedule.Window.Open(t.now)
+			orders = append(orders, queue.Message{Parameter: d.Parameter, Until: until})
+		}
+		sent, err := queue.Send(ctx, t.queue, t.url, orders)
+		t.queued += sent
+		if err != nil {
+			return err
+		}
+	}
+	t.due = nil
+	return nil
+}
+
+func (t *tick) complain(ctx context.Context, p *inventory.Parameter, problem error) {
+	t.misconfigured++
+	t.log.WarnContext(ctx, "misconfigured", "id", p.ARN, "error", problem.Error())
+}
+
+// report writes the one line of a tick, which is also its metrics.
+func (t *tick) report(ctx context.Context, err error) {
+	stage := t.stage
+	if stage == "" {
+		stage = "default"
+	}
+	level := slog.LevelInfo
+	attrs := []slog.Attr{
+		slog.String("stage", stage),
+		slog.Int("managed", t.managed),
+		slog.Int("looked", t.looked),
+		slog.Int("due", t.found),
+		slog.Int("queued", t.queued),
+		slog.Int("misconfigured", t.misconfigured),
+		slog.Int("paused", t.paused),
+		slog.Int("overdue", t.overdue),
+		slog.Int64("milliseconds", time.Since(t.now).Milliseconds()),
+	}
+	if err != nil {
+		level = slog.LevelError
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	var metrics []any
+	for _, name := range []string{"managed", "due", "queued", "misconfigured", "overdue"} {
+		metrics = append(metrics, map[string]string{"Name": name, "Unit": "Count"})
+	}
+	attrs = append(attrs, slog.Any("_aws", map[string]any{
+		"Timestamp": t.now.UnixMilli(),
+		"CloudWatchMetrics": []any{map[string]any{
+			"Namespace": rotation.Namespace, "Dimensions": [][]string{{"stage"}}, "Metrics": metrics,
+		}},
+	}))
+	t.log.LogAttrs(ctx, level, "plan", attrs...)
+}

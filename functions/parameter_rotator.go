@@ -1,0 +1,194 @@
+package functions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"golang.org/x/time/rate"
+
+	"github.com/rekeyhq/rekey/internal/due"
+	"github.com/rekeyhq/rekey/internal/paramstore"
+	"github.com/rekeyhq/rekey/internal/queue"
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// ParameterRotator returns the handler for the queue that ParameterPlanner
+// fills: one invocation takes one message and rotates one parameter, all four
+// steps of it. Set the batch size of the event source mapping to 1.
+//
+// A message whose work is done, or which came too late to begin, is taken and
+// nothing is changed. A message that fails comes back after 30 seconds; the queue's
+// redrive policy says when it is put aside.
+//
+// It reads the environment once: what docs/settings.md lists for functions. A
+// mistake there fails every invocation, with an error that names the variable.
+func ParameterRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
+	h := &parameterRotator{
+		stage: os.Getenv("REKEY_STAGE"),
+		queue: sqs.NewFromConfig(cfg),
+		ssm:   parameterStore(cfg),
+	}
+	var setUpErr, urlErr error
+	h.engine, h.accounts, setUpErr = setUp(cfg, registry)
+	h.url, urlErr = queueURL(os.Getenv)
+	writes, writesErr := writesPerSecond(os.Getenv)
+	h.writes = rate.NewLimiter(rate.Limit(writes), 1)
+	h.err = environmentError(setUpErr, urlErr, writesErr)
+	return h
+}
+
+// parameterStore returns the client of both functions. Parameter Store's quotas
+// are an account's, and others use them too, so a call that is throttled is
+// tried again for longer than the SDK would.
+func parameterStore(cfg aws.Config) *ssm.Client {
+	return ssm.NewFromConfig(cfg, func(o *ssm.Options) { o.RetryMaxAttempts = 8 })
+}
+
+type parameterRotator struct {
+	engine   rotation.Engine
+	accounts *accounts
+	stage    string
+	ssm      *ssm.Client
+	writes   *rate.Limiter
+	queue    *sqs.Client
+	url      string
+	err      error // a mistake in the environment
+}
+
+// comeBack is after how many seconds a message that failed is tried again. It
+// is as long as a deleted parameter's name must rest.
+const comeBack = 30
+
+// Invoke implements lambda.Handler.
+func (h *parameterRotator) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	if h.err != nil {
+		return nil, h.err
+	}
+	record, err := readQueueEvent(payload)
+	if err == nil {
+		var m queue.Message
+		if m, err = queue.Decode(record.Body); err == nil {
+			if err := h.rotate(ctx, m); err != nil {
+				return nil, h.failed(ctx, record, err)
+			}
+			return []byte("null"), nil
+		}
+	}
+	// The engine logs what fails in a step. This fails before.
+	err = &EventError{err}
+	h.engine.Log.ErrorContext(ctx, "event", "messageId", record.MessageId, "error", err.Error())
+	return nil, h.failed(ctx, record, err)
+}
+
+// readQueueEvent decodes an event of one message.
+func readQueueEvent(payload []byte) (events.SQSMessage, error) {
+	var event events.SQSEvent
+	if err := json.Unmarshal(payload, &event); err != nil {
+		return events.SQSMessage{}, errors.New("not a JSON object of the form that SQS sends: this function takes messages of a queue")
+	}
+	if len(event.Records) != 1 {
+		return events.SQSMessage{}, fmt.Errorf("it holds %d messages: set the batch size of the event source mapping to 1, so that one that fails holds up no other", len(event.Records))
+	}
+	return event.Records[0], nil
+}
+
+// failed has the message come back sooner than it would by itself: it is kept
+// from others for as long as the function may run.
+func (h *parameterRotator) failed(ctx context.Context, m events.SQSMessage, err error) error {
+	if m.ReceiptHandle == "" {
+		return err
+	}
+	_, changeErr := h.queue.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
+		QueueUrl: &h.url, ReceiptHandle: &m.ReceiptHandle, VisibilityTimeout: comeBack,
+	})
+	if changeErr != nil {
+		h.engine.Log.WarnContext(ctx, "the message comes back later than it should", "messageId", m.MessageId, "error", changeErr.Error())
+	}
+	return err
+}
+
+func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
+	p := m.Parameter
+	engine := h.engine
+	engine.Others = &others{h.accounts, p.ARN}
+	store := paramstore.New(h.ssm, p, h.writes)
+	why, err := h.drop(ctx, store, m)
+	if err != nil {
+		err = &rotation.StepError{Step: rotation.CreateSecret, ID: p.ARN, Err: err}
+		h.engine.Log.ErrorContext(ctx, "order", "id", p.ARN, "error", err.Error(), "permanent", rotators.IsPermanent(err))
+		return err
+	}
+	if why != "" {
+		h.engine.Log.InfoContext(ctx, "nothing is done", "id", p.ARN, "version", p.Base, "reason", why)
+		return nil
+	}
+	err = engine.Run(ctx, store, p.ARN, p.Token())
+	if !errors.Is(err, rotation.ErrReadersRefused) {
+		return err
+	}
+	// What somebody stored by hand does not work. A new attempt, from their
+	// version, has the target accept what readers get.
+	if p, err = h.now(ctx, p); err != nil {
+		return &rotation.StepError{Step: rotation.CreateSecret, ID: p.ARN, Err: err}
+	}
+	return engine.Run(ctx, paramstore.New(h.ssm, p, h.writes), p.ARN, p.Token())
+}
+
+// now returns the parameter as it is now.
+func (h *parameterRotator) now(ctx context.Context, p paramstore.Parameter) (paramstore.Parameter, error) {
+	if err := h.writes.Wait(ctx); err != nil {
+		return p, err
+	}
+	found, err := paramstore.Describe(ctx, h.ssm, []string{p.Name})
+	switch {
+	case err != nil:
+		return p, err
+	case len(found) == 0:
+		return p, rotators.Permanent(paramstore.ErrGone)
+	}
+	return found[0].Parameter, found[0].Refused
+}
+
+// drop says why an order is not carried out; "" if it is. What has begun is
+// always finished: the target may accept the pending value already.
+func (h *parameterRotator) drop(ctx context.Context, store *paramstore.Store, m queue.Message) (why string, err error) {
+	a, err := store.Load(ctx, m.Parameter.ARN, m.Parameter.Token())
+	switch {
+	case errors.Is(err, paramstore.ErrGone):
+		return "the parameter was deleted", nil
+	case err != nil:
+		return "", err
+	case a.State == rotation.Current && a.Tags.Retire == "" && !store.Begun():
+		return fmt.Sprintf("version %s is current: the rotation is done, or somebody changed the parameter since it was ordered", a.Current), nil
+	case a.State != rotation.Reserved:
+		return "", nil
+	}
+	tags, err := store.Tags(ctx)
+	if err != nil {
+		return "", err
+	}
+	schedule, _, err := due.Read(tags)
+	switch {
+	case tags[rotation.TagPrefix+"rotator"] == "":
+		return "the tag rekey:rotator was taken off", nil
+	case err != nil:
+		return "", err
+	case schedule.Stage != h.stage:
+		return fmt.Sprintf("the tag rekey:stage is %q since, and this function serves %q", schedule.Stage, h.stage), nil
+	case schedule.Paused && m.Nonce == "":
+		return "the tag rekey:paused was set", nil
+	case !m.Until.IsZero() && time.Now().After(m.Until):
+		return "the window is over; the planner orders it again in the next one", nil
+	}
+	return "", nil
+}

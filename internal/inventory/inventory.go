@@ -1,0 +1,155 @@
+// Package inventory finds the parameters that are tagged for rekey, and reads
+// when each was changed last, for those who decide what is due: the planner, and
+// the command rekey plan. It reads no value.
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	tagging "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
+	tagtypes "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi/types"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/smithy-go"
+
+	"github.com/rekeyhq/rekey/internal/due"
+	"github.com/rekeyhq/rekey/internal/paramstore"
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// Parameter is a parameter that is tagged for rekey.
+type Parameter struct {
+	ARN, Name string
+	Schedule  due.Schedule
+	Rotator   string
+	// Problem is why it cannot be rotated; nil if nothing is known to be wrong.
+	Problem error
+
+	// What Look finds out. Version is 0 of a parameter that is not there: tags are
+	// found by an index, which is late.
+	Version int64
+	Changed time.Time
+}
+
+// Due is when the parameter comes due.
+func (p *Parameter) Due() time.Time { return p.Schedule.Due(p.ARN, p.Changed) }
+
+// Overdue tells whether the parameter is older than its owner wants it to be.
+func (p *Parameter) Overdue(now time.Time) bool {
+	return now.After(p.Schedule.Deadline(p.Changed))
+}
+
+// Tagged finds the parameters that are tagged for this stage, a hundred a call.
+// progress is told how many there are so far.
+func Tagged(ctx context.Context, client *tagging.Client, stage string, progress func(int)) ([]Parameter, error) {
+	var found []Parameter
+	pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
+		ResourceTypeFilters: []string{"ssm:parameter"},
+		ResourcesPerPage:    aws.Int32(100),
+		TagFilters:          []tagtypes.TagFilter{{Key: aws.String(rotation.TagPrefix + "rotator")}},
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("looking for parameters with the tag %srotator: %w", rotation.TagPrefix, err)
+		}
+		for _, resource := range page.ResourceTagMappingList {
+			tags := map[string]string{}
+			for _, tag := range resource.Tags {
+				tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+			}
+			// The index also yields what was tagged once, and is no more.
+			if tags[rotation.TagPrefix+"rotator"] == "" || tags[rotation.TagPrefix+"stage"] != stage {
+				continue
+			}
+			p := Parameter{ARN: aws.ToString(resource.ResourceARN)}
+			p.Name = nameOf(p.ARN)
+			var read rotation.Tags
+			p.Schedule, read, p.Problem = due.Read(tags)
+			p.Rotator = read.Settings.Rotator
+			found = append(found, p)
+		}
+		progress(len(found))
+	}
+	return found, nil
+}
+
+// nameOf is the name in a parameter's ARN. An ARN has one slash where a name in a
+// path has two, so a name that is in no path may start with one or not: that is
+// for look to find out.
+func nameOf(id string) string {
+	parsed, _ := arn.Parse(id)
+	name := strings.TrimPrefix(parsed.Resource, "parameter/")
+	if strings.Contains(name, "/") {
+		return "/" + name
+	}
+	return name
+}
+
+// LookAtOnce is how many parameters one call of Look takes.
+const LookAtOnce = 10
+
+// Look reads the version and the last change of at most LookAtOnce parameters,
+// without their values. It costs one call if all is well.
+func Look(ctx context.Context, client *ssm.Client, parameters []*Parameter) error {
+	var names []string
+	for _, p := range parameters {
+		names = append(names, p.Name)
+	}
+	missing, err := look(ctx, client, parameters, names)
+	if isDenied(err) {
+		// One that may not be read must not keep the others from being rotated.
+		if len(parameters) == 1 {
+			parameters[0].Problem = rotators.Permanent(fmt.Errorf("it may not be read: %w", err))
+			return nil
+		}
+		for _, p := range parameters {
+			if err := Look(ctx, client, []*Parameter{p}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	var slashed []string
+	for _, name := range missing {
+		if !strings.Contains(name, "/") {
+			slashed = append(slashed, "/"+name)
+		}
+	}
+	if len(slashed) > 0 {
+		_, err = look(ctx, client, parameters, slashed)
+	}
+	return err
+}
+
+func look(ctx context.Context, client *ssm.Client, parameters []*Parameter, names []string) (missing []string, err error) {
+	out, err := client.GetParameters(ctx, &ssm.GetParametersInput{Names: names})
+	if err != nil {
+		return nil, fmt.Errorf("reading when parameters were changed: %w", err)
+	}
+	for _, found := range out.Parameters {
+		i := slices.IndexFunc(parameters, func(p *Parameter) bool { return p.ARN == aws.ToString(found.ARN) })
+		if i < 0 {
+			continue
+		}
+		p := parameters[i]
+		p.Name, p.Version, p.Changed = aws.ToString(found.Name), found.Version, aws.ToTime(found.LastModifiedDate)
+		p.Problem = errors.Join(p.Problem, paramstore.Refuse(p.Name, found.Type))
+	}
+	return out.InvalidParameters, nil
+}
+
+func isDenied(err error) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && api.ErrorCode() == "AccessDeniedException"
+}
