@@ -65,7 +65,7 @@ func (t *Tags) read(name, value string) (err error) {
 	case "admin":
 		t.Settings.Admin = value
 	case "grace":
-		t.Settings.Grace, err = parsePeriod(value)
+		t.Settings.Grace, err = ParsePeriod(value)
 	case "password":
 		t.Settings.Password, err = parsePassword(value)
 	case "options":
@@ -91,8 +91,8 @@ var (
 	}
 )
 
-// parsePeriod reads 30d, 12h or 45m.
-func parsePeriod(text string) (time.Duration, error) {
+// ParsePeriod reads a length of time as tags write it: 30d, 12h or 45m.
+func ParsePeriod(text string) (time.Duration, error) {
 	units := map[byte]time.Duration{'d': 24 * time.Hour, 'h': time.Hour, 'm': time.Minute}
 	if text != "" {
 		n, err := strconv.ParseUint(text[:len(text)-1], 10, 16)
