@@ -1,6 +1,8 @@
 package localaws
 
 import (
+	"cmp"
+	"crypto/cipher"
 	"fmt"
 	"strings"
 	"time"
@@ -13,16 +15,25 @@ const (
 	keyPendingDeletion = "PendingDeletion"
 )
 
-// defaultKey is the key AWS keeps for secrets that name none. It is always
-// enabled, and CreateKey did not make it.
-const defaultKey = "alias/aws/secretsmanager"
+// The keys AWS keeps for secrets and for parameters that name none. They are
+// always enabled, and CreateKey did not make them.
+const (
+	secretsKey    = "alias/aws/secretsmanager"
+	parametersKey = "alias/aws/ssm"
+)
 
-// key is a symmetric KMS key. It encrypts nothing: secrets are kept as they are,
-// and the key's state decides whether they can be read and written.
+// symmetricDefault is both the kind of every key and what it encrypts with.
+const symmetricDefault = "SYMMETRIC_DEFAULT"
+
+// key is a symmetric KMS key. SecureStrings are encrypted under it; secrets are
+// kept as they are, and its state alone decides whether they can be read and
+// written.
 type key struct {
 	id, arn, description string
+	manager              string // "AWS" or "CUSTOMER"
 	state                string
 	created, deletion    time.Time
+	aead                 cipher.AEAD
 }
 
 func (s *Server) kmsOperations() map[string]operation {
@@ -32,6 +43,9 @@ func (s *Server) kmsOperations() map[string]operation {
 		"kms.DisableKey":          decoded(s.disableKey),
 		"kms.EnableKey":           decoded(s.enableKey),
 		"kms.ScheduleKeyDeletion": decoded(s.scheduleKeyDeletion),
+		"kms.Encrypt":             decoded(s.encrypt),
+		"kms.Decrypt":             decoded(s.decrypt),
+		"kms.GenerateDataKey":     decoded(s.generateDataKey),
 	}
 }
 
@@ -69,10 +83,10 @@ func (s *Server) keyOutput(k *key) keyOutput {
 		KeyState:              k.state,
 		DeletionDate:          epoch{k.deletion},
 		Origin:                "AWS_KMS",
-		KeyManager:            "CUSTOMER",
-		CustomerMasterKeySpec: "SYMMETRIC_DEFAULT",
-		KeySpec:               "SYMMETRIC_DEFAULT",
-		EncryptionAlgorithms:  []string{"SYMMETRIC_DEFAULT"},
+		KeyManager:            k.manager,
+		CustomerMasterKeySpec: symmetricDefault,
+		KeySpec:               symmetricDefault,
+		EncryptionAlgorithms:  []string{symmetricDefault},
 	}}
 }
 
@@ -80,18 +94,25 @@ type createKeyInput struct{ Description, KeySpec, CustomerMasterKeySpec string }
 
 func (s *Server) createKey(c call, in createKeyInput) (any, error) {
 	for _, spec := range []string{in.KeySpec, in.CustomerMasterKeySpec} {
-		if spec != "" && spec != "SYMMETRIC_DEFAULT" {
+		if spec != "" && spec != symmetricDefault {
 			return nil, &apiError{code: "UnsupportedOperationException", message: "localaws makes symmetric keys only: leave KeySpec out"}
 		}
 	}
+	return s.keyOutput(s.newKey("CUSTOMER", in.Description, c.now)), nil
+}
+
+func (s *Server) newKey(manager, description string, now time.Time) *key {
 	id := newUUID()
-	k := &key{id: id, arn: s.arn("kms", "key/"+id), description: in.Description, state: keyEnabled, created: c.now}
+	k := &key{
+		id: id, arn: s.arn("kms", "key/"+id), description: description, manager: manager,
+		state: keyEnabled, created: now, aead: newAEAD(randomBytes(32)),
+	}
 	s.keys[id] = k
-	return s.keyOutput(k), nil
+	return k
 }
 
 func (s *Server) describeKey(_ call, in keyInput) (any, error) {
-	k, err := s.findKey(in.KeyId)
+	k, err := s.resolveKey(in.KeyId)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +128,7 @@ func (s *Server) enableKey(_ call, in keyInput) (any, error) {
 }
 
 func (s *Server) setKeyState(id, state string) (any, error) {
-	k, err := s.findKey(id)
+	k, err := s.findOwnKey(id)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +152,7 @@ type scheduleKeyDeletionOutput struct {
 }
 
 func (s *Server) scheduleKeyDeletion(c call, in scheduleKeyDeletionInput) (any, error) {
-	k, err := s.findKey(in.KeyId)
+	k, err := s.findOwnKey(in.KeyId)
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +170,14 @@ func (s *Server) scheduleKeyDeletion(c call, in scheduleKeyDeletionInput) (any, 
 	return scheduleKeyDeletionOutput{KeyId: k.arn, DeletionDate: epoch{k.deletion}, KeyState: k.state, PendingWindowInDays: days}, nil
 }
 
+// resolveKey finds a key by its id, its ARN, its alias or its alias's ARN.
+func (s *Server) resolveKey(id string) (*key, error) {
+	if k, ok := s.aliases[strings.TrimPrefix(id, s.arn("kms", ""))]; ok {
+		return k, nil
+	}
+	return s.findKey(id)
+}
+
 // findKey finds a key by id or ARN.
 func (s *Server) findKey(id string) (*key, error) {
 	k, ok := s.keys[strings.TrimPrefix(id, s.arn("kms", "key/"))]
@@ -158,6 +187,15 @@ func (s *Server) findKey(id string) (*key, error) {
 	return k, nil
 }
 
+// findOwnKey finds a key whose state the account may change: not one of AWS's.
+func (s *Server) findOwnKey(id string) (*key, error) {
+	k, err := s.findKey(id)
+	if err == nil && k.manager == "AWS" {
+		return nil, &apiError{code: "AccessDeniedException", message: k.arn + " is managed by AWS"}
+	}
+	return k, err
+}
+
 func pendingDeletion(k *key) error {
 	return &apiError{code: "KMSInvalidStateException", message: k.arn + " is pending deletion."}
 }
@@ -165,25 +203,17 @@ func pendingDeletion(k *key) error {
 // canEncrypt tells whether Secrets Manager can write under the key of that id.
 // The documentation names the error, not its text.
 func (s *Server) canEncrypt(keyID string) error {
-	if s.usable(keyID) {
-		return nil
+	if _, err := s.usableKey(cmp.Or(keyID, secretsKey)); err != nil {
+		return &apiError{code: "EncryptionFailure", message: "Secrets Manager can't encrypt the protected secret text using the provided KMS key. Check that the KMS key is available, enabled, and not in an invalid state."}
 	}
-	return &apiError{code: "EncryptionFailure", message: "Secrets Manager can't encrypt the protected secret text using the provided KMS key. Check that the KMS key is available, enabled, and not in an invalid state."}
+	return nil
 }
 
 // canDecrypt tells whether Secrets Manager can read what the key of that id has
 // encrypted.
 func (s *Server) canDecrypt(keyID string) error {
-	if s.usable(keyID) {
-		return nil
+	if _, err := s.usableKey(cmp.Or(keyID, secretsKey)); err != nil {
+		return &apiError{code: "DecryptionFailure", message: "Secrets Manager can't decrypt the protected secret text using the provided KMS key."}
 	}
-	return &apiError{code: "DecryptionFailure", message: "Secrets Manager can't decrypt the protected secret text using the provided KMS key."}
-}
-
-func (s *Server) usable(keyID string) bool {
-	if keyID == "" || strings.HasSuffix(keyID, defaultKey) {
-		return true
-	}
-	k, err := s.findKey(keyID)
-	return err == nil && k.state == keyEnabled
+	return nil
 }

@@ -259,6 +259,7 @@ func (s *Server) createSecret(c call, in createSecretInput) (any, error) {
 		out.VersionId = token
 	}
 	s.secrets[sec.name], s.arns[sec.arn] = sec, sec
+	s.secretNames.add(sec.name)
 	return out, nil
 }
 

@@ -75,6 +75,9 @@ type Config struct {
 	Account string // "": 000000000000
 	// Functions are the Lambda functions there are, by name.
 	Functions map[string]Function
+	// StandardParameters is how many parameters of the Standard tier there can be;
+	// 0: any number. On AWS it is 10,000.
+	StandardParameters int
 	// Fault decides what goes wrong with each call; nil: nothing. It may be
 	// called by several requests at once.
 	Fault func(Call) Fault
@@ -106,10 +109,16 @@ type Server struct {
 	secrets   map[string]*secret // by name
 	arns      map[string]*secret
 	keys      map[string]*key // by id
+	aliases   map[string]*key // by name: "alias/aws/ssm"
 
-	instances  map[string]DBInstance // by identifier, as the next one
-	clusters   map[string]DBCluster
-	parameters map[string]Parameter // by name
+	instances map[string]DBInstance // by identifier, as the next one
+	clusters  map[string]DBCluster
+
+	parameters     map[string]*parameter // by name
+	parameterNames names
+	secretNames    names
+	deleted        map[string]time.Time // when a parameter of that name was deleted
+	pages          map[string]int       // how many pages of each best-effort list were asked for
 }
 
 // New returns a Server with nothing in it.
@@ -136,9 +145,15 @@ func New(config Config) *Server {
 		secrets:    map[string]*secret{},
 		arns:       map[string]*secret{},
 		keys:       map[string]*key{},
+		aliases:    map[string]*key{},
 		instances:  map[string]DBInstance{},
 		clusters:   map[string]DBCluster{},
-		parameters: map[string]Parameter{},
+		parameters: map[string]*parameter{},
+		deleted:    map[string]time.Time{},
+		pages:      map[string]int{},
+	}
+	for _, alias := range []string{secretsKey, parametersKey} {
+		s.aliases[alias] = s.newKey("AWS", "Default key that protects my data when no other key is defined", config.Now())
 	}
 	s.life, s.stop = context.WithCancelCause(context.Background())
 	maps.Copy(s.functions, config.Functions)
@@ -411,6 +426,14 @@ type apiError struct {
 }
 
 func (e *apiError) Error() string { return e.code + ": " + e.message }
+
+// errorCode is AWS's name of an error; "" for nil and for what is not AWS's.
+func errorCode(err error) string {
+	if e, ok := errors.AsType[*apiError](err); ok {
+		return e.code
+	}
+	return ""
+}
 
 // epoch is a time as JSON 1.1 writes it: seconds since 1970, to the millisecond.
 type epoch struct{ time.Time }
