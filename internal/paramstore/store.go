@@ -293,15 +293,20 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 	_, err := s.client.PutParameter(ctx, put)
 	var exists *types.ParameterAlreadyExists
 	if !errors.As(err, &exists) {
+		if err == nil {
+			s.seen.pending = value
+		}
 		return explain(err, p)
 	}
 	stored, err := s.read(ctx, p.Record())
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case stored.IsZero():
+	}
+	if stored.IsZero() {
 		return fmt.Errorf("%s exists and cannot be read: it was stored or deleted a moment ago; the next try will tell", p.Record())
-	case !stored.Equal(value):
+	}
+	s.seen.pending = stored
+	if !stored.Equal(value) {
 		return rotation.ErrStored
 	}
 	return nil
@@ -416,10 +421,13 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 		}
 		out, err := s.client.PutParameter(ctx, put, func(o *ssm.Options) { o.Retryer = aws.NopRetryer{} })
 		if err == nil {
-			return s.promoted(ctx, a, out.Version, pending)
+			return s.promoted(ctx, out.Version, pending)
 		}
 		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || try == promotions {
 			return refused
+		}
+		if try == 1 {
+			continue // most often only the reply was lost
 		}
 		if err := pause(ctx, rest); err != nil {
 			return err
@@ -428,21 +436,22 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 }
 
 // promoted notes what the store has now. A version past the next one means that
-// somebody else wrote between the look and the write.
-func (s *Store) promoted(ctx context.Context, a *rotation.Attempt, version int64, value rotators.Secret) error {
+// somebody else wrote between the look and the write: what they stored is the
+// version before, and readers no longer get it.
+func (s *Store) promoted(ctx context.Context, version int64, value rotators.Secret) error {
 	s.seen.version, s.seen.current = version, value
-	if version == s.parameter.Base+1 {
+	switch next := s.parameter.Base + 1; {
+	case version == next:
 		return nil
+	case version < next:
+		return rotators.Permanent(errors.New("the parameter was deleted in the instant of promotion, which has made it anew, without its tags: delete it again, or put the tags back"))
 	}
 	between := strconv.FormatInt(version-1, 10)
 	other, err := s.version(ctx, between)
-	if err != nil {
+	if err != nil || other.Equal(value) { // another run of this attempt wrote it
 		return err
 	}
-	if !other.Equal(value) { // else another run of this attempt
-		a.Note = fmt.Sprintf("somebody else stored version %s in the instant of promotion, and version %d overwrote it: the target accepts version %d", between, version, version)
-	}
-	return nil
+	return fmt.Errorf("version %s was stored by hand in the instant of promotion, and version %d overwrote it: %w", between, version, rotation.ErrSuperseded)
 }
 
 // Discard implements rotation.Driven. It deletes the records of all bases that

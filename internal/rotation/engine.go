@@ -354,7 +354,7 @@ func (w *work) discard(ctx context.Context) error {
 		return nil
 	}
 	if err := w.driven.Discard(ctx, w.attempt); err != nil {
-		return fmt.Errorf("readers get the new value; clearing up the pending one: %w", err)
+		return fmt.Errorf("readers get a value that works; clearing up the pending one: %w", err)
 	}
 	return nil
 }
@@ -377,6 +377,14 @@ func (w *work) settle(ctx context.Context, token string) (err error) {
 		return fmt.Errorf("%w: cannot tell whether the target accepts what they stored: %w", ErrSuperseded, err)
 	}
 	w.overtaken = true
+	if w.attempt.State == Current {
+		// Theirs came in the instant of promotion, and ours was the later one.
+		w.attempt.Note = "somebody else stored a value in the instant of promotion, and the promoted one overwrote it; the target accepts that"
+		if err := w.retireIfDue(ctx); err != nil {
+			return err
+		}
+		return w.discard(ctx)
+	}
 	pending, err := w.value(ctx, PendingValue)
 	if err != nil || pending.IsZero() {
 		return err
@@ -389,7 +397,7 @@ func (w *work) settle(ctx context.Context, token string) (err error) {
 		return fmt.Errorf("cannot tell whether the target accepts the value this attempt made: %w", err)
 	}
 	w.attempt.Note = "somebody else changed the value meanwhile, and that stays so"
-	return w.driven.Discard(ctx, w.attempt)
+	return w.discard(ctx)
 }
 
 // subject reads the current value and finds its rotator.

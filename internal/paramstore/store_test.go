@@ -1,0 +1,416 @@
+package paramstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"golang.org/x/time/rate"
+
+	"github.com/rekeyhq/rekey/internal/localaws"
+	"github.com/rekeyhq/rekey/internal/paramstore"
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/internal/rotation/storetest"
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+const name = "/shop/db"
+
+// start serves AWS and returns the real SDK's client for it.
+func start(t *testing.T, config localaws.Config) (*localaws.Server, *ssm.Client) {
+	server := localaws.New(config)
+	t.Cleanup(server.Close)
+	http := httptest.NewServer(server)
+	t.Cleanup(http.Close)
+	return server, ssm.New(ssm.Options{
+		Region:       "us-east-1",
+		BaseEndpoint: &http.URL,
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: "a", SecretAccessKey: "b"}, nil
+		}),
+		Retryer: retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = time.Millisecond }),
+	})
+}
+
+// described is a parameter as the planner hands it on.
+func described(t *testing.T, client *ssm.Client) paramstore.Parameter {
+	t.Helper()
+	found, err := paramstore.Describe(t.Context(), client, []string{name})
+	if err != nil || len(found) != 1 || found[0].Refused != nil {
+		t.Fatalf("described as %+v (%v)", found, err)
+	}
+	return found[0].Parameter
+}
+
+func put(t *testing.T, client *ssm.Client, value string) {
+	t.Helper()
+	_, err := client.PutParameter(t.Context(), &ssm.PutParameterInput{
+		Name: aws.String(name), Value: &value, Type: types.ParameterTypeSecureString, Overwrite: aws.Bool(true),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, client *ssm.Client, name string) string {
+	t.Helper()
+	out, err := client.GetParameter(t.Context(), &ssm.GetParameterInput{Name: &name, WithDecryption: aws.Bool(true)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *out.Parameter.Value
+}
+
+func unlimited() *rate.Limiter { return rate.NewLimiter(rate.Inf, 0) }
+
+func fixture(t *testing.T, client *ssm.Client) storetest.Fixture {
+	put(t, client, "the first value")
+	p := described(t, client)
+	return storetest.Fixture{
+		Store: paramstore.New(client, p, unlimited()), ID: p.ARN, First: rotators.NewSecret("the first value"),
+		Begin:   p.Token,
+		Put:     func(v rotators.Secret) { put(t, client, v.Reveal()) },
+		Revert:  func() { put(t, client, "the first value") },
+		Current: func() rotators.Secret { return rotators.NewSecret(read(t, client, name)) },
+		Tags:    func() map[string]string { return tags(t, client) },
+	}
+}
+
+func tags(t *testing.T, client *ssm.Client) map[string]string {
+	t.Helper()
+	out, err := client.ListTagsForResource(t.Context(), &ssm.ListTagsForResourceInput{ResourceType: "Parameter", ResourceId: aws.String(name)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags := map[string]string{}
+	for _, tag := range out.TagList {
+		tags[*tag.Key] = *tag.Value
+	}
+	return tags
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		_, client := start(t, localaws.Config{})
+		return fixture(t, client)
+	})
+}
+
+// The suite once more on a network that loses the reply of every write once.
+func TestStoreWithEveryReplyLostOnce(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		var on atomic.Bool
+		var lost atomic.Pointer[string]
+		_, client := start(t, localaws.Config{Fault: func(c localaws.Call) localaws.Fault {
+			read := strings.HasPrefix(c.Operation, "Get") || strings.HasPrefix(c.Operation, "Describe") || strings.HasPrefix(c.Operation, "List")
+			if !on.Load() || read {
+				return localaws.None
+			}
+			if last := lost.Swap(&c.Operation); last != nil && *last == c.Operation {
+				lost.Store(nil)
+				return localaws.None
+			}
+			return localaws.LoseReply
+		}})
+		f := fixture(t, client)
+		byHand, revert := f.Put, f.Revert
+		f.Put = func(v rotators.Secret) { on.Store(false); byHand(v); on.Store(true) }
+		f.Revert = func() { on.Store(false); revert(); on.Store(true) }
+		on.Store(true)
+		return f
+	})
+}
+
+// begin loads an attempt and stores a pending value.
+func begin(t *testing.T, client *ssm.Client, value string) (*paramstore.Store, *rotation.Attempt) {
+	t.Helper()
+	p := described(t, client)
+	s := paramstore.New(client, p, unlimited())
+	a, err := s.Load(t.Context(), p.ARN, p.Token())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutPending(t.Context(), a, rotators.NewSecret(value)); err != nil {
+		t.Fatal(err)
+	}
+	if a, err = s.Load(t.Context(), p.ARN, p.Token()); err != nil {
+		t.Fatal(err)
+	}
+	return s, a
+}
+
+// Everything about the parameter but its value is the same after a rotation.
+// The server forgets whatever is not sent again, but for policies.
+func TestAllElseSurvives(t *testing.T) {
+	_, client := start(t, localaws.Config{})
+	_, err := client.PutParameter(t.Context(), &ssm.PutParameterInput{
+		Name: aws.String(name), Value: aws.String("first"), Type: types.ParameterTypeSecureString, KeyId: aws.String("alias/aws/ssm"),
+		Tier: types.ParameterTierAdvanced, Description: aws.String("The shop's login: don't touch"), AllowedPattern: aws.String("^[a-z]+$"),
+		Policies: aws.String(`[{"Type":"NoChangeNotification","Version":"1.0","Attributes":{"After":"30","Unit":"Days"}}]`),
+		Tags:     []types.Tag{{Key: aws.String("team"), Value: aws.String("shop")}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := describe(t, client)
+	s, a := begin(t, client, "second")
+	if err := s.Promote(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Discard(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	after := describe(t, client)
+	if after.Version != before.Version+1 || read(t, client, name) != "second" {
+		t.Errorf("version %d became %d", before.Version, after.Version)
+	}
+	before.Version, before.LastModifiedDate = after.Version, after.LastModifiedDate
+	if was, is := show(before), show(after); was != is {
+		t.Errorf("before %s\nafter  %s", was, is)
+	}
+	if got := tags(t, client); len(got) != 1 || got["team"] != "shop" {
+		t.Errorf("the tags are %v", got)
+	}
+}
+
+func describe(t *testing.T, client *ssm.Client) types.ParameterMetadata {
+	t.Helper()
+	pages := ssm.NewDescribeParametersPaginator(client, &ssm.DescribeParametersInput{
+		ParameterFilters: []types.ParameterStringFilter{{Key: aws.String("Name"), Values: []string{name}}},
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Parameters) == 1 {
+			return page.Parameters[0]
+		}
+	}
+	t.Fatal("it is gone")
+	return types.ParameterMetadata{}
+}
+
+func show(m types.ParameterMetadata) string {
+	policies := ""
+	for _, p := range m.Policies {
+		policies += *p.PolicyType + " " + *p.PolicyText
+	}
+	return fmt.Sprintf("%s %s %s %s %s %s %s %s %s", *m.Name, *m.ARN, m.Type, m.Tier, aws.ToString(m.KeyId), aws.ToString(m.DataType), aws.ToString(m.Description), aws.ToString(m.AllowedPattern), policies)
+}
+
+// What Parameter Store would refuse at promotion is refused when the pending value
+// is stored, in a sentence that says what to do, and nothing is left behind.
+func TestRefusedBeforeAnythingIsChanged(t *testing.T) {
+	for label, c := range map[string]struct {
+		prepare func(t *testing.T, client *ssm.Client)
+		edit    func(*localaws.Parameter)
+		value   string
+		mention []string
+	}{
+		"the pattern":  {edit: func(p *localaws.Parameter) { p.AllowedPattern = "^[a-z]+$" }, value: "UPPER", mention: []string{"AllowedPattern ^[a-z]+$", "rekey:password"}},
+		"a reference":  {value: "a{{b}}", mention: []string{`"{{"`, "rekey:password"}},
+		"the length":   {value: strings.Repeat("x", 4097), mention: []string{"4097 bytes", "4096", "Standard"}},
+		"longer still": {edit: func(p *localaws.Parameter) { p.Tier = "Advanced" }, value: strings.Repeat("x", 8193), mention: []string{"8193 bytes", "8192", "Advanced"}},
+		"a label on the oldest of 100 versions": {
+			prepare: func(t *testing.T, client *ssm.Client) {
+				for n := 2; n <= 100; n++ {
+					put(t, client, fmt.Sprint("value ", n))
+				}
+				_, err := client.LabelParameterVersion(t.Context(), &ssm.LabelParameterVersionInput{Name: aws.String(name), ParameterVersion: aws.Int64(1), Labels: []string{"golden"}})
+				if err != nil {
+					t.Fatal(err)
+				}
+			},
+			value: "next", mention: []string{"version 1,", "label golden", "unlabel-parameter-version"},
+		},
+	} {
+		t.Run(label, func(t *testing.T) {
+			server, client := start(t, localaws.Config{})
+			put(t, client, "first")
+			if c.prepare != nil {
+				c.prepare(t, client)
+			}
+			if c.edit != nil {
+				if err := server.EditParameter(name, c.edit); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p := described(t, client)
+			before := read(t, client, name)
+			s := paramstore.New(client, p, unlimited())
+			a, err := s.Load(t.Context(), p.ARN, p.Token())
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = s.PutPending(t.Context(), a, rotators.NewSecret(c.value))
+			if err == nil || !rotators.IsPermanent(err) {
+				t.Fatalf("got %v", err)
+			}
+			for _, mention := range c.mention {
+				if !strings.Contains(err.Error(), mention) {
+					t.Errorf("%v: nothing of %q", err, mention)
+				}
+			}
+			if a, err = s.Load(t.Context(), p.ARN, p.Token()); err != nil || a.State != rotation.Reserved || read(t, client, name) != before {
+				t.Errorf("the state is %v (%v)", a, err)
+			}
+		})
+	}
+}
+
+// A parameter of 100 versions without a label there is rotated.
+func TestTheHundredFirstVersion(t *testing.T) {
+	_, client := start(t, localaws.Config{})
+	for n := range 101 {
+		put(t, client, fmt.Sprint("value ", n))
+	}
+	s, a := begin(t, client, "next")
+	if err := s.Promote(t.Context(), a); err != nil || read(t, client, name) != "next" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The sizes and the pattern are not all that Parameter Store looks at.
+func TestADisabledKeyIsNamed(t *testing.T) {
+	_, client := start(t, localaws.Config{})
+	put(t, client, "first")
+	p := described(t, client)
+	p.KeyID = "no-such-key"
+	s := paramstore.New(client, p, unlimited())
+	a, err := s.Load(t.Context(), p.ARN, p.Token())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.PutPending(t.Context(), a, rotators.NewSecret("next"))
+	if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "no-such-key") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestParametersThatAreNotRekeysToRotate(t *testing.T) {
+	server, client := start(t, localaws.Config{})
+	for label, c := range map[string]struct {
+		p       localaws.Parameter
+		mention string
+	}{
+		"plain text":                {localaws.Parameter{Name: "/a", Type: "String", Value: "x"}, "delete it, make it anew as a SecureString"},
+		"a list":                    {localaws.Parameter{Name: "/b", Type: "StringList", Value: "x,y"}, "its type is StringList"},
+		"one that is to be deleted": {localaws.Parameter{Name: "/c", Type: "SecureString", Value: "x", Tier: "Advanced", Policies: `[{"Type":"Expiration","Version":"1.0","Attributes":{"Timestamp":"2030-01-01T00:00:00.000Z"}}]`}, "Expiration policy"},
+		"a record of rekey's own":   {localaws.Parameter{Name: "/rekey/pending/x/1", Type: "SecureString", Value: "x"}, "take its tags off"},
+	} {
+		server.AddParameter(c.p)
+		found, err := paramstore.Describe(t.Context(), client, []string{c.p.Name})
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%s: %v, %v", label, found, err)
+		}
+		if err := found[0].Refused; err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), c.mention) {
+			t.Errorf("%s: %v", label, err)
+		}
+	}
+	if err := paramstore.Refuse("/aws/reference/secretsmanager/app", "SecureString"); err == nil || !strings.Contains(err.Error(), "rotate that secret there") {
+		t.Errorf("a reference: %v", err)
+	}
+}
+
+// Somebody writes in the instant between the look and the write of a promotion.
+// That cannot be prevented, but it is seen.
+func TestAChangeInsideThePut(t *testing.T) {
+	var client *ssm.Client
+	var armed atomic.Bool
+	_, client = start(t, localaws.Config{Fault: func(c localaws.Call) localaws.Fault {
+		if c.Operation == "PutParameter" && armed.CompareAndSwap(true, false) {
+			put(t, client, "by hand")
+		}
+		return localaws.None
+	}})
+	put(t, client, "first")
+	s, a := begin(t, client, "second")
+	armed.Store(true)
+	err := s.Promote(t.Context(), a)
+	if !errors.Is(err, rotation.ErrSuperseded) || !strings.Contains(err.Error(), "version 2") || read(t, client, name) != "second" {
+		t.Errorf("got %v, and readers get %q", err, read(t, client, name))
+	}
+}
+
+// A promotion whose reply is lost, and one whose request is, make one version.
+func TestALostPromotion(t *testing.T) {
+	for label, fault := range map[string]localaws.Fault{"the reply": localaws.LoseReply, "throttled": localaws.Throttle} {
+		t.Run(label, func(t *testing.T) {
+			var armed atomic.Bool
+			_, client := start(t, localaws.Config{Fault: func(c localaws.Call) localaws.Fault {
+				if c.Operation == "PutParameter" && armed.CompareAndSwap(true, false) {
+					return fault
+				}
+				return localaws.None
+			}})
+			put(t, client, "first")
+			s, a := begin(t, client, "second")
+			armed.Store(true)
+			if err := s.Promote(t.Context(), a); err != nil {
+				t.Fatal(err)
+			}
+			if m := describe(t, client); m.Version != 2 || a.Note != "" {
+				t.Errorf("version %d, %q", m.Version, a.Note)
+			}
+		})
+	}
+}
+
+// Siblings are the parts of a connection beside a plain password.
+func TestSiblings(t *testing.T) {
+	server, client := start(t, localaws.Config{})
+	for field, value := range map[string]string{"host": "db.example.com", "port": "5432", "username": "app", "ssl": "false"} {
+		server.AddParameter(localaws.Parameter{Name: "/shop/" + field, Type: "String", Value: value})
+	}
+	server.AddParameter(localaws.Parameter{Name: name, Type: "SecureString", Value: "x", Tags: map[string]string{"rekey:connection": "siblings"}})
+	p := described(t, client)
+	a, err := paramstore.New(client, p, unlimited()).Load(t.Context(), p.ARN, p.Token())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"host":"db.example.com","port":"5432","ssl":false,"username":"app"}`; a.Tags.Connection != want {
+		t.Errorf("got %s, want %s", a.Tags.Connection, want)
+	}
+}
+
+func TestSiblingsThatAreNotThere(t *testing.T) {
+	server, client := start(t, localaws.Config{})
+	server.AddParameter(localaws.Parameter{Name: name, Type: "SecureString", Value: "x", Tags: map[string]string{"rekey:connection": "siblings"}})
+	p := described(t, client)
+	_, err := paramstore.New(client, p, unlimited()).Load(t.Context(), p.ARN, p.Token())
+	if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "/shop/username") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A parameter that is deleted is ErrGone, unless a record tells that it was in
+// the middle of a rotation.
+func TestDeleted(t *testing.T) {
+	_, client := start(t, localaws.Config{})
+	put(t, client, "first")
+	p := described(t, client)
+	s, _ := begin(t, client, "second")
+	if _, err := client.DeleteParameter(t.Context(), &ssm.DeleteParameterInput{Name: aws.String(name)}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Load(t.Context(), p.ARN, p.Token())
+	if err == nil || errors.Is(err, paramstore.ErrGone) || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), p.Record()) {
+		t.Errorf("with a record: %v", err)
+	}
+	if _, err := client.DeleteParameter(t.Context(), &ssm.DeleteParameterInput{Name: aws.String(p.Record())}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load(t.Context(), p.ARN, p.Token()); !errors.Is(err, paramstore.ErrGone) || !rotators.IsPermanent(err) {
+		t.Errorf("without: %v", err)
+	}
+}
