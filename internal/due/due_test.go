@@ -188,7 +188,7 @@ var schedules = []string{
 	"every=4h", "every=5h", "every=1d", "every=30d", "every=999d",
 	"every=1d window=02:00-05:00", "every=36h window=23:30-00:30", "every=30d window=00:00-24:00",
 	"every=7d window=Sat 01:00-06:00", "every=8d window=Sun 22:00-02:00", "every=30d window=Sat Sun 01:00-06:00",
-	"every=3d window=Mon Tue Wed Thu Fri 01:00-06:00", "every=999d window=Mon Thu 01:00-02:00",
+	"every=3d window=Mon Tue Wed Thu Fri 01:00-06:00", "every=999d window=Thu Mon 01:00-02:00", "every=8d window=Sun Wed Mon 20:00-04:00",
 }
 
 func TestDueIsWithinThePeriod(t *testing.T) {
