@@ -128,8 +128,7 @@ func (s *Server) decrypt(_ call, in decryptInput) (any, error) {
 	if len(in.CiphertextBlob) < keyIDLength {
 		return nil, invalid
 	}
-	id, ciphertext := string(in.CiphertextBlob[:keyIDLength]), in.CiphertextBlob[keyIDLength:]
-	k, ok := s.keys[id]
+	k, ok := s.keys[string(in.CiphertextBlob[:keyIDLength])]
 	if !ok {
 		return nil, invalid
 	}
@@ -145,7 +144,7 @@ func (s *Server) decrypt(_ call, in decryptInput) (any, error) {
 	if err := k.usable(); err != nil {
 		return nil, err
 	}
-	plaintext, ok := k.decrypt(ciphertext, in.EncryptionContext)
+	plaintext, ok := k.decrypt(in.CiphertextBlob[keyIDLength:], in.EncryptionContext)
 	switch {
 	case !ok:
 		return nil, invalid

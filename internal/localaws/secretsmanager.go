@@ -49,6 +49,7 @@ type secret struct {
 	description string
 	keyID       string // as the caller spelled it; "": the default key
 	tags        []tag  // in order of their first appearance
+	tagged      bool   // whether it ever had any
 	versions    []*version
 
 	created, changed, accessed time.Time
@@ -720,6 +721,7 @@ func (s *Server) retag(c call, secretID string, change func(*secret)) (any, erro
 }
 
 func (sec *secret) setTags(tags []tag) {
+	sec.tagged = sec.tagged || len(tags) > 0
 	for _, t := range tags {
 		if i := slices.IndexFunc(sec.tags, func(old tag) bool { return old.Key == t.Key }); i >= 0 {
 			sec.tags[i] = t

@@ -4,18 +4,30 @@
 // (AWS_ENDPOINT_URL). It is for rekey's tests and for "rekey local"; nothing
 // that runs on AWS imports it.
 //
-// It speaks Secrets Manager, and what rekey needs of KMS, STS, RDS and Parameter
-// Store, and holds to what AWS documents: labels, empty pending versions, idempotence by token,
-// quotas, errors. RotateSecret really invokes the rotation function. Where AWS
+// It speaks Secrets Manager, and what rekey needs of
+//
+//   - Parameter Store: parameters with their versions, labels, tiers, policies and
+//     tags, read by name, by ten and by path, described, and passed on to Secrets
+//     Manager under /aws/reference/secretsmanager/
+//   - KMS: CreateKey, DescribeKey, EnableKey, DisableKey, ScheduleKeyDeletion,
+//     Encrypt, Decrypt, GenerateDataKey
+//   - the Resource Groups Tagging API: GetResources, for parameters and secrets
+//   - STS: GetCallerIdentity, AssumeRole
+//   - RDS: DescribeDBInstances, DescribeDBClusters
+//
+// and holds to what AWS documents: labels, empty pending versions, idempotence by
+// token, limits, quotas, lists whose pages may be short, errors. RotateSecret
+// really invokes the rotation function. SecureStrings are really encrypted, as
+// AWS encrypts them: KMS opens what a read without decryption gives. Where AWS
 // documents nothing, a comment says what was chosen. A call it does not speak is
 // refused by name.
 //
 // What it leaves out: signatures are not checked (a request must carry an
 // Authorization header, that is all), there are no permissions and no resource
-// policies, nothing is encrypted (a key only has a state), secrets are not
-// replicated (AddReplicaRegions is ignored), rotation schedules are validated
-// and shown but start nothing, and what is scheduled for deletion is never
-// deleted.
+// policies, secrets are not encrypted (their key's state alone counts) and not
+// replicated (AddReplicaRegions is ignored), rotation schedules and parameter
+// policies are validated and shown but start nothing, what is scheduled for
+// deletion is never deleted, and every list is up to date at once.
 package localaws
 
 import (
@@ -45,9 +57,10 @@ type Function interface {
 
 // Call is one call that reached the server.
 type Call struct {
-	Service   string // "secretsmanager", "kms", "sts", "rds" or "ssm"
+	Service   string // "secretsmanager", "kms", "sts", "rds", "ssm" or "tagging"
 	Operation string // AWS's name: "GetSecretValue"
 	N         int    // its place among all calls; 1 is the first
+	Throttled bool   // refused for a quota or by Throttle; Config.Fault sees only the first
 }
 
 // Fault is what goes wrong with a call.
@@ -75,6 +88,8 @@ type Config struct {
 	Account string // "": 000000000000
 	// Functions are the Lambda functions there are, by name.
 	Functions map[string]Function
+	// Quotas are in calls a second; the zero value: none.
+	Quotas Quotas
 	// StandardParameters is how many parameters of the Standard tier there can be;
 	// 0: any number. On AWS it is 10,000.
 	StandardParameters int
@@ -118,6 +133,7 @@ type Server struct {
 	parameterNames names
 	secretNames    names
 	deleted        map[string]time.Time // when a parameter of that name was deleted
+	buckets        map[string]*bucket   // by pool
 	pages          map[string]int       // how many pages of each best-effort list were asked for
 }
 
@@ -150,6 +166,7 @@ func New(config Config) *Server {
 		clusters:   map[string]DBCluster{},
 		parameters: map[string]*parameter{},
 		deleted:    map[string]time.Time{},
+		buckets:    map[string]*bucket{},
 		pages:      map[string]int{},
 	}
 	for _, alias := range []string{secretsKey, parametersKey} {
@@ -162,6 +179,7 @@ func New(config Config) *Server {
 	maps.Copy(s.operations, s.stsOperations())
 	maps.Copy(s.operations, s.rdsOperations())
 	maps.Copy(s.operations, s.ssmOperations())
+	maps.Copy(s.operations, s.taggingOperations())
 	return s
 }
 
@@ -265,7 +283,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, p.unknown(service, name))
 		return
 	}
-	fault := s.count(service, name)
+	now := s.config.Now()
+	fault := s.count(service, name, now)
 	switch fault {
 	case RefuseBefore:
 		p.fail(w, &apiError{code: p.accessDenied(), message: "localaws refused this call because its Config.Fault said so"})
@@ -274,7 +293,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, &apiError{code: p.throttled(), message: "Rate exceeded"})
 		return
 	}
-	reply, err := s.do(op, call{now: s.config.Now(), lag: fault == Lag}, body, p)
+	reply, err := s.do(op, call{now: now, lag: fault == Lag}, body, p)
 	if fault == LoseReply {
 		panic(http.ErrAbortHandler) // net/http drops the connection and logs nothing
 	}
@@ -286,16 +305,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(reply)
 }
 
-// count writes the call down and asks what goes wrong with it.
-func (s *Server) count(service, operation string) Fault {
+// count writes the call down and tells what goes wrong with it. A call over its
+// quota is throttled, unless Config.Fault refuses it.
+func (s *Server) count(service, operation string, now time.Time) Fault {
 	s.mu.Lock()
-	c := Call{Service: service, Operation: operation, N: len(s.calls) + 1}
+	c := Call{Service: service, Operation: operation, N: len(s.calls) + 1, Throttled: !s.allow(service, operation, now)}
 	s.calls = append(s.calls, c)
 	s.mu.Unlock()
-	if s.config.Fault == nil {
-		return None
+	fault := None
+	if s.config.Fault != nil {
+		fault = s.config.Fault(c)
 	}
-	return s.config.Fault(c)
+	if c.Throttled && fault != RefuseBefore {
+		fault = Throttle
+	}
+	s.mu.Lock()
+	s.calls[c.N-1].Throttled = fault == Throttle
+	s.mu.Unlock()
+	return fault
 }
 
 func (s *Server) do(op operation, c call, body []byte, p protocol) ([]byte, error) {
@@ -312,7 +339,7 @@ func (s *Server) do(op operation, c call, body []byte, p protocol) ([]byte, erro
 type protocol string
 
 const (
-	jsonProtocol  protocol = "json"  // JSON 1.1: Secrets Manager, KMS, Parameter Store
+	jsonProtocol  protocol = "json"  // JSON 1.1: Secrets Manager, KMS, Parameter Store, tagging
 	queryProtocol protocol = "query" // form in, XML out: STS, RDS
 )
 
@@ -326,6 +353,8 @@ func target(r *http.Request, body []byte) (service, operation string, p protocol
 			service = "kms"
 		case "AmazonSSM":
 			service = "ssm"
+		case "ResourceGroupsTaggingAPI_20170126":
+			service = "tagging"
 		}
 		return service, operation, jsonProtocol
 	}

@@ -288,12 +288,11 @@ func (s *Server) readParameter(c call, id string, decrypt bool) (parameterOutput
 	if secretID, ok := strings.CutPrefix(id, secretReference); ok {
 		return s.readReference(c, secretID, decrypt)
 	}
-	id, selector, selected := s.cutSelector(id)
-	p, ok := s.findParameter(id)
+	p, selector, ok := s.findParameter(id)
 	if !ok {
 		return parameterOutput{}, parameterNotFound()
 	}
-	if !selected {
+	if selector == "" {
 		return s.parameterOutput(p, p.latest(), "", decrypt)
 	}
 	v := p.holder(selector)
@@ -306,27 +305,19 @@ func (s *Server) readParameter(c call, id string, decrypt bool) (parameterOutput
 	return s.parameterOutput(p, v, ":"+selector, decrypt)
 }
 
-// cutSelector cuts "id:selector", where the id may be an ARN.
-func (s *Server) cutSelector(id string) (name, selector string, selected bool) {
-	bare, arn := strings.CutPrefix(id, s.arn("ssm", "parameter/"))
-	bare, selector, selected = strings.Cut(bare, ":")
-	if arn {
-		bare = s.arn("ssm", "parameter/") + bare
-	}
-	return bare, selector, selected
-}
-
-// findParameter finds a parameter by its name or ARN.
-func (s *Server) findParameter(id string) (*parameter, bool) {
+// findParameter finds the parameter of "id" or "id:selector", where the id is a
+// name or an ARN.
+func (s *Server) findParameter(id string) (p *parameter, selector string, ok bool) {
 	name, arn := strings.CutPrefix(id, s.arn("ssm", "parameter/"))
+	name, selector, _ = strings.Cut(name, ":")
 	if arn {
 		// Whether the name begins with a slash, its ARN does not tell.
 		if p, ok := s.parameters["/"+name]; ok {
-			return p, true
+			return p, selector, true
 		}
 	}
-	p, ok := s.parameters[name]
-	return p, ok
+	p, ok = s.parameters[name]
+	return p, selector, ok
 }
 
 func (s *Server) parameterOutput(p *parameter, v *parameterVersion, selector string, decrypt bool) (parameterOutput, error) {

@@ -389,3 +389,241 @@ func (s *store) newKey() string {
 	must(s.t, err)
 	return *out.KeyMetadata.Arn
 }
+
+// history writes every version as "1 2:old+older 3", in the order it is told,
+// and checks that each holds its number.
+func (s *store) history(name string) string {
+	s.t.Helper()
+	var got []string
+	pages := ssm.NewGetParameterHistoryPaginator(s.ssm, &ssm.GetParameterHistoryInput{Name: &name, WithDecryption: aws.Bool(true), MaxResults: aws.Int32(20)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(s.t.Context())
+		must(s.t, err)
+		for _, v := range page.Parameters {
+			one := fmt.Sprint(v.Version)
+			if *v.Value != one {
+				s.t.Errorf("version %s reads as %q", one, *v.Value)
+			}
+			if len(v.Labels) > 0 {
+				one += ":" + strings.Join(v.Labels, "+")
+			}
+			got = append(got, one)
+		}
+	}
+	return strings.Join(got, " ")
+}
+
+// label attaches labels, to the latest version if version is 0, and returns those
+// that are invalid.
+func (s *store) label(name string, version int64, labels ...string) ([]string, error) {
+	in := &ssm.LabelParameterVersionInput{Name: &name, Labels: labels}
+	if version > 0 {
+		in.ParameterVersion = &version
+	}
+	out, err := s.ssm.LabelParameterVersion(s.t.Context(), in)
+	if err != nil {
+		return nil, err
+	}
+	return out.InvalidLabels, nil
+}
+
+func TestParameterLabels(t *testing.T) {
+	s := newStore(t, localaws.Config{})
+	s.mustPut("/p", "1", nil)
+	s.mustPut("/p", "2", overwrite)
+	mustLabel := func(version int64, labels ...string) {
+		t.Helper()
+		if invalid, err := s.label("/p", version, labels...); err != nil || len(invalid) > 0 {
+			t.Fatalf("labels %v: %v, %v", labels, invalid, err)
+		}
+	}
+	mustLabel(0, "current")
+	mustLabel(1, "previous", "x.y-z_1")
+	if got := s.history("/p"); got != "1:previous+x.y-z_1 2:current" {
+		t.Errorf("history is %s", got)
+	}
+	mustLabel(1, "current") // moves
+	if got := s.history("/p"); got != "1:previous+x.y-z_1+current 2" {
+		t.Errorf("history is %s", got)
+	}
+	// What no label can be is no error, and what can be is attached all the same.
+	invalid, err := s.label("/p", 2, "AWSCURRENT", "Ssm", "1st", "a b", "fine")
+	if err != nil || strings.Join(invalid, ",") != "AWSCURRENT,Ssm,1st,a b" {
+		t.Errorf("invalid labels are %v, %v", invalid, err)
+	}
+	mustLabel(2, "fine", "b", "c", "d", "e", "f", "g", "h", "i", "j")
+	_, err = s.label("/p", 2, "k", "previous")
+	want[*types.ParameterVersionLabelLimitExceeded](t, "the eleventh label", err)
+	_, err = s.label("/p", 3, "k")
+	want[*types.ParameterVersionNotFound](t, "a version there is not", err)
+	_, err = s.label("/none", 0, "k")
+	want[*types.ParameterNotFound](t, "a parameter there is not", err)
+
+	off, err := s.ssm.UnlabelParameterVersion(t.Context(), &ssm.UnlabelParameterVersionInput{Name: aws.String("/p"), ParameterVersion: aws.Int64(1), Labels: []string{"current", "fine"}})
+	if err != nil || strings.Join(off.RemovedLabels, " ") != "current" || strings.Join(off.InvalidLabels, " ") != "fine" {
+		t.Errorf("unlabelled: %+v, %v", off, err)
+	}
+	if got := s.history("arn:aws:ssm:us-east-1:000000000000:parameter/p"); got != "1:previous+x.y-z_1 2:fine+b+c+d+e+f+g+h+i+j" {
+		t.Errorf("history is %s", got)
+	}
+}
+
+func TestHundredVersions(t *testing.T) {
+	s := newStore(t, localaws.Config{})
+	s.AddParameter(localaws.Parameter{Name: "/p", Type: "SecureString", Value: "1"})
+	for i := 2; i <= 101; i++ {
+		if v := s.mustPut("/p", fmt.Sprint(i), overwrite); v != int64(i) {
+			t.Fatalf("put %d made version %d", i, v)
+		}
+	}
+	if got := s.history("/p"); !strings.HasPrefix(got, "2 3 ") || !strings.HasSuffix(got, " 100 101") {
+		t.Errorf("history is %s", got)
+	}
+	_, err := s.label("/p", 2, "mine")
+	must(t, err)
+	_, err = s.put("/p", "102", overwrite)
+	want[*types.ParameterMaxVersionLimitExceeded](t, "the oldest version has a label", err)
+	if err != nil && !strings.Contains(err.Error(), "Version 2, the oldest version") {
+		t.Errorf("the error does not name the version: %v", err)
+	}
+	s.wantValue("/p", "101")
+	_, err = s.label("/p", 3, "mine")
+	must(t, err)
+	s.mustPut("/p", "102", overwrite)
+	_, err = s.get("/p:2")
+	want[*types.ParameterVersionNotFound](t, "the version that made room", err)
+}
+
+func TestDescribeParameters(t *testing.T) {
+	s := newStore(t, localaws.Config{})
+	own := s.newKey()
+	var every []string
+	for i := range 120 {
+		p := localaws.Parameter{Name: fmt.Sprintf("/app/%03d", i), Type: "SecureString", Value: "x", Tags: map[string]string{"n": fmt.Sprint(i % 10)}}
+		if i%40 == 0 {
+			p.KeyID, p.Tier = own, "Advanced"
+		}
+		s.AddParameter(p)
+		every = append(every, p.Name)
+	}
+	s.AddParameter(localaws.Parameter{Name: "/app/deep/x", Type: "String", Value: "x"})
+	s.AddParameter(localaws.Parameter{Name: "/other", Type: "StringList", Value: "x,y"})
+	list := func(filters ...types.ParameterStringFilter) (names []string, empty, short int) {
+		t.Helper()
+		pages := ssm.NewDescribeParametersPaginator(s.ssm, &ssm.DescribeParametersInput{ParameterFilters: filters, MaxResults: aws.Int32(50)})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(t.Context())
+			must(t, err)
+			switch n := len(page.Parameters); {
+			case page.NextToken != nil && n == 0:
+				empty++
+			case page.NextToken != nil && n < 50:
+				short++
+			}
+			for _, p := range page.Parameters {
+				names = append(names, *p.Name)
+			}
+		}
+		return names, empty, short
+	}
+	filter := func(key, option string, values ...string) types.ParameterStringFilter {
+		f := types.ParameterStringFilter{Key: &key, Values: values}
+		if option != "" {
+			f.Option = &option
+		}
+		return f
+	}
+	got, empty, short := list(filter("Path", "OneLevel", "/app"))
+	if !slices.Equal(got, every) || empty == 0 || short == 0 {
+		t.Errorf("%d names with %d empty and %d short pages: %v", len(got), empty, short, got)
+	}
+	for _, row := range []struct {
+		filters []types.ParameterStringFilter
+		want    string
+	}{
+		{[]types.ParameterStringFilter{filter("Name", "", "/other", "/none", "/app/007", "/other")}, "/app/007 /other"},
+		{[]types.ParameterStringFilter{filter("Name", "Equals", every[:50]...), filter("tag:n", "", "3", "4")}, "/app/003 /app/004 /app/013 /app/014 /app/023 /app/024 /app/033 /app/034 /app/043 /app/044"},
+		{[]types.ParameterStringFilter{filter("Name", "BeginsWith", "/app/11")}, strings.Join(every[110:], " ")},
+		{[]types.ParameterStringFilter{filter("Name", "Contains", "eep")}, "/app/deep/x"},
+		{[]types.ParameterStringFilter{filter("Path", "Recursive", "/app"), filter("Type", "", "String")}, "/app/deep/x"},
+		{[]types.ParameterStringFilter{filter("KeyId", "", own)}, "/app/000 /app/040 /app/080"},
+		{[]types.ParameterStringFilter{filter("Tier", "", "Advanced"), filter("tag:n", "")}, "/app/000 /app/040 /app/080"},
+		{[]types.ParameterStringFilter{filter("tag:none", "")}, ""},
+	} {
+		if got, _, _ := list(row.filters...); strings.Join(got, " ") != row.want {
+			t.Errorf("%v lists %v, want %s", row.filters, got, row.want)
+		}
+	}
+	for code, f := range map[string]types.ParameterStringFilter{
+		"InvalidFilterKey":    filter("Label", "", "current"),
+		"InvalidFilterOption": filter("Path", "Equals", "/app"),
+		"InvalidFilterValue":  filter("Name", ""),
+		"ValidationException": filter("Name", "", every[:51]...),
+	} {
+		_, err := s.ssm.DescribeParameters(t.Context(), &ssm.DescribeParametersInput{ParameterFilters: []types.ParameterStringFilter{f}})
+		wantCode(t, *f.Key, err, code)
+	}
+}
+
+func TestEditParameter(t *testing.T) {
+	clock := newClock()
+	s := newStore(t, localaws.Config{Now: clock.Now})
+	s.mustPut("/p", "1", nil)
+	s.mustPut("/p", "2", overwrite)
+	past := clock.Now().AddDate(0, -1, 0)
+	must(t, s.EditParameter("/p", func(p *localaws.Parameter) {
+		if p.Value != "2" {
+			t.Errorf("the value is %q", p.Value)
+		}
+		p.Changed, p.Description, p.Tags = past, "edited", map[string]string{"a": "b"}
+	}))
+	s.wantValue("/p", "2")
+	if d := s.describeParameter("/p"); !d.LastModifiedDate.Equal(past) || *d.Description != "edited" || d.Version != 2 || s.tags("/p") != "a=b" {
+		t.Errorf("described as %+v", d)
+	}
+	if err := s.EditParameter("/none", func(*localaws.Parameter) {}); err == nil {
+		t.Error("a parameter there is not was edited")
+	}
+}
+
+// TestManyParameters would take minutes if adding one or reading a page looked at
+// all there are.
+func TestManyParameters(t *testing.T) {
+	const many = 100_000
+	s := newStore(t, localaws.Config{})
+	for i := range many {
+		s.AddParameter(localaws.Parameter{Name: fmt.Sprintf("/%d/p", many-i), Type: "SecureString", Value: "x", Tags: map[string]string{"rekey:every": "30d"}})
+	}
+	got := map[string]bool{}
+	for _, arn := range s.resources(nil) {
+		got[arn] = true
+	}
+	if len(got) != many {
+		t.Errorf("%d resources of %d", len(got), many)
+	}
+	if d := s.describeParameter("/77/p"); *d.Name != "/77/p" {
+		t.Errorf("described as %+v", d)
+	}
+}
+
+// A reader of /aws/reference/secretsmanager/ reads a secret.
+func TestSecretReference(t *testing.T) {
+	s := newStore(t, localaws.Config{})
+	arn := s.create()
+	must(t, s.cloud.put("b"))
+	const reference = "/aws/reference/secretsmanager/db"
+	for selector, value := range map[string]string{"": "value b", ":AWSPREVIOUS": "value a", ":" + *token("a"): "value a"} {
+		p, err := s.get(reference + selector)
+		if err != nil || *p.Value != value || *p.Name != reference || p.Type != types.ParameterTypeSecureString || *p.ARN != arn || !strings.Contains(*p.SourceResult, `"SecretString":"`+value) {
+			t.Errorf("%q: %+v, %v", selector, p, err)
+		}
+	}
+	_, err := s.get(reference + ":NONE")
+	want[*types.ParameterNotFound](t, "no such stage", err)
+	_, err = s.ssm.GetParameter(t.Context(), &ssm.GetParameterInput{Name: aws.String(reference)})
+	wantCode(t, "without decryption", err, "ValidationException")
+	out, err := s.ssm.GetParameters(t.Context(), &ssm.GetParametersInput{Names: []string{reference, reference + "2"}, WithDecryption: aws.Bool(true)})
+	if err != nil || len(out.Parameters) != 1 || len(out.InvalidParameters) != 1 {
+		t.Errorf("%+v, %v", out, err)
+	}
+}

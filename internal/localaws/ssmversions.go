@@ -55,8 +55,8 @@ type historyEntry struct {
 }
 
 func (s *Server) getParameterHistory(_ call, in getParameterHistoryInput) (any, error) {
-	p, ok := s.findParameter(in.Name)
-	if !ok {
+	p, selector, ok := s.findParameter(in.Name)
+	if !ok || selector != "" {
 		return nil, parameterNotFound()
 	}
 	size, start, err := pageInput(in.MaxResults, maxParameterPage, in.NextToken)
