@@ -4,22 +4,24 @@
 // (AWS_ENDPOINT_URL). It is for rekey's tests and for "rekey local"; nothing
 // that runs on AWS imports it.
 //
-// It speaks Secrets Manager, and what rekey needs of KMS, STS, RDS and Parameter
-// Store, and holds to what AWS documents: labels, empty pending versions, idempotence by token,
-// quotas, errors. RotateSecret really invokes the rotation function. Where AWS
-// documents nothing, a comment says what was chosen. A call it does not speak is
-// refused by name.
+// It speaks Secrets Manager, and what rekey needs of KMS, STS, RDS, Parameter
+// Store and SQS, and holds to what AWS documents: labels, empty pending versions, idempotence by token,
+// quotas, errors. RotateSecret really invokes the rotation function; Subscribe
+// and Schedule invoke functions as SQS's messages and EventBridge Scheduler do.
+// Where AWS documents nothing, a comment says what was chosen. A call it does not
+// speak is refused by name.
 //
 // What it leaves out: signatures are not checked (a request must carry an
 // Authorization header, that is all), there are no permissions and no resource
 // policies, nothing is encrypted (a key only has a state), secrets are not
 // replicated (AddReplicaRegions is ignored), rotation schedules are validated
-// and shown but start nothing, and what is scheduled for deletion is never
-// deleted.
+// and shown but start nothing, what is scheduled for deletion is never deleted,
+// and a message has no attributes of its sender's.
 package localaws
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -45,7 +47,7 @@ type Function interface {
 
 // Call is one call that reached the server.
 type Call struct {
-	Service   string // "secretsmanager", "kms", "sts", "rds" or "ssm"
+	Service   string // "secretsmanager", "kms", "sts", "rds", "ssm" or "sqs"
 	Operation string // AWS's name: "GetSecretValue"
 	N         int    // its place among all calls; 1 is the first
 }
@@ -78,12 +80,13 @@ type Config struct {
 	// Fault decides what goes wrong with each call; nil: nothing. It may be
 	// called by several requests at once.
 	Fault func(Call) Fault
-	// Now is the clock; nil: time.Now.
+	// Now is the clock; nil: time.Now. Who moves it by hand calls Wake.
 	Now func() time.Time
 	// Pause waits between two tries of a rotation and ends the rotation by
 	// returning an error; nil: really waits.
 	Pause func(ctx context.Context, d time.Duration) error
-	// Log gets one line per rotation step; nil: none. No line holds a value.
+	// Log gets one line per rotation step, delivered message and tick; nil: none.
+	// No line holds a value.
 	Log *slog.Logger
 }
 
@@ -95,11 +98,11 @@ type Server struct {
 
 	stop context.CancelCauseFunc // ends every rotation
 	life context.Context         // ends with stop
-	runs sync.WaitGroup          // running rotations
+	runs sync.WaitGroup          // running rotations, pollers of queues and schedules
 
 	// mu guards all that follows, what is in the maps included. It is held
-	// for the whole of an operation and never while a Function, Config.Fault or
-	// Config.Pause runs.
+	// for the whole of an operation, except while ReceiveMessage waits, and never
+	// while a Function, Config.Fault or Config.Pause runs.
 	mu        sync.Mutex
 	calls     []Call
 	functions map[string]Function
@@ -110,6 +113,9 @@ type Server struct {
 	instances  map[string]DBInstance // by identifier, as the next one
 	clusters   map[string]DBCluster
 	parameters map[string]Parameter // by name
+
+	queues map[string]*queue // by name
+	sent   int               // messages sent to FIFO queues
 }
 
 // New returns a Server with nothing in it.
@@ -139,6 +145,7 @@ func New(config Config) *Server {
 		instances:  map[string]DBInstance{},
 		clusters:   map[string]DBCluster{},
 		parameters: map[string]Parameter{},
+		queues:     map[string]*queue{},
 	}
 	s.life, s.stop = context.WithCancelCause(context.Background())
 	maps.Copy(s.functions, config.Functions)
@@ -147,6 +154,7 @@ func New(config Config) *Server {
 	maps.Copy(s.operations, s.stsOperations())
 	maps.Copy(s.operations, s.rdsOperations())
 	maps.Copy(s.operations, s.ssmOperations())
+	maps.Copy(s.operations, s.sqsOperations())
 	return s
 }
 
@@ -182,8 +190,8 @@ func (s *Server) CatchUp() {
 	}
 }
 
-// Close stops running rotations and waits for them. The server goes on answering
-// calls, but starts no rotation any more.
+// Close stops running rotations, deliveries of messages and schedules, and waits
+// for them. The server goes on answering calls, but invokes no function any more.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.stop(errClosed)
@@ -197,8 +205,9 @@ func (s *Server) arn(service, resource string) string {
 
 // call is what an operation is told about the request besides its input.
 type call struct {
-	now time.Time
-	lag bool
+	now     time.Time
+	lag     bool
+	request *http.Request // its body has been read
 }
 
 // operation carries out one call; s.mu is held. A non-nil error has had no
@@ -228,9 +237,9 @@ func decoded[In any](f func(call, In) (any, error)) operation {
 	}
 }
 
-// maxBody is above any request AWS accepts: the largest holds a secret of 64 KiB,
+// maxBody is above any request AWS accepts: the largest holds messages of 1 MiB,
 // up to six times longer as escaped JSON.
-const maxBody = 1 << 20
+const maxBody = 7 << 20
 
 // ServeHTTP answers one call.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -259,7 +268,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, &apiError{code: p.throttled(), message: "Rate exceeded"})
 		return
 	}
-	reply, err := s.do(op, call{now: s.config.Now(), lag: fault == Lag}, body, p)
+	reply, err := s.do(op, call{now: s.config.Now(), lag: fault == Lag, request: r}, body, p)
 	if fault == LoseReply {
 		panic(http.ErrAbortHandler) // net/http drops the connection and logs nothing
 	}
@@ -293,12 +302,15 @@ func (s *Server) do(op operation, c call, body []byte, p protocol) ([]byte, erro
 	return p.encode(out)
 }
 
-// protocol is one of the two ways AWS's services talk.
+// protocol is one of the ways AWS's services talk.
 type protocol string
 
 const (
 	jsonProtocol  protocol = "json"  // JSON 1.1: Secrets Manager, KMS, Parameter Store
-	queryProtocol protocol = "query" // form in, XML out: STS, RDS
+	queryProtocol protocol = "query" // form in, XML out: STS, RDS, SQS as old clients speak it
+	// sqsProtocol is JSON 1.0, with the error's name in the query protocol in a
+	// header: who knew it by that name goes on doing so.
+	sqsProtocol protocol = "sqs"
 )
 
 // target finds out which operation of which service is called. JSON services say
@@ -311,14 +323,19 @@ func target(r *http.Request, body []byte) (service, operation string, p protocol
 			service = "kms"
 		case "AmazonSSM":
 			service = "ssm"
+		case "AmazonSQS":
+			return "sqs", operation, sqsProtocol
 		}
 		return service, operation, jsonProtocol
 	}
 	form, err := url.ParseQuery(string(body))
 	if err == nil && form.Has("Action") {
 		service = "sts"
-		if form.Get("Version") == rdsVersion {
+		switch form.Get("Version") {
+		case rdsVersion:
 			service = "rds"
+		case sqsVersion:
+			service = "sqs"
 		}
 		return service, form.Get("Action"), queryProtocol
 	}
@@ -326,8 +343,11 @@ func target(r *http.Request, body []byte) (service, operation string, p protocol
 }
 
 func (p protocol) contentType() string {
-	if p == queryProtocol {
+	switch p {
+	case queryProtocol:
 		return "text/xml"
+	case sqsProtocol:
+		return "application/x-amz-json-1.0"
 	}
 	return "application/x-amz-json-1.1"
 }
@@ -355,8 +375,11 @@ func (p protocol) accessDenied() string {
 }
 
 func (p protocol) throttled() string {
-	if p == queryProtocol {
+	switch p {
+	case queryProtocol:
 		return "Throttling"
+	case sqsProtocol:
+		return "RequestThrottled"
 	}
 	return "ThrottlingException"
 }
@@ -384,8 +407,11 @@ func (p protocol) fail(w http.ResponseWriter, err error) {
 		Type    string `json:"__type"`
 		Message string
 	}{e.code, e.message}
-	if p == queryProtocol {
-		out = errorResponse{Type: "Sender", Code: e.code, Message: e.message}
+	switch p {
+	case queryProtocol:
+		out = errorResponse{Type: "Sender", Code: e.queryCode(), Message: e.message}
+	case sqsProtocol:
+		w.Header().Set("X-Amzn-Query-Error", e.queryCode()+";Sender")
 	}
 	w.Header().Set("Content-Type", p.contentType())
 	w.Header().Set("X-Amzn-Errortype", e.code)
@@ -408,9 +434,12 @@ type errorResponse struct {
 type apiError struct {
 	status        int // HTTP; 0: 400, as AWS answers nearly all of them
 	code, message string
+	query         string // the code in the query protocol; "": the same
 }
 
 func (e *apiError) Error() string { return e.code + ": " + e.message }
+
+func (e *apiError) queryCode() string { return cmp.Or(e.query, e.code) }
 
 // epoch is a time as JSON 1.1 writes it: seconds since 1970, to the millisecond.
 type epoch struct{ time.Time }
