@@ -39,15 +39,20 @@ func newCloud(t *testing.T, config localaws.Config) *cloud {
 	web := httptest.NewServer(s)
 	t.Cleanup(web.Close)
 	t.Cleanup(s.Close)
-	c := aws.Config{
+	c := sdkConfig(web.URL)
+	return &cloud{t: t, Server: s, config: c, sm: secretsmanager.NewFromConfig(c)}
+}
+
+// sdkConfig is the SDK's configuration for a server at that address.
+func sdkConfig(url string) aws.Config {
+	return aws.Config{
 		Region:           "us-east-1",
-		BaseEndpoint:     aws.String(web.URL),
+		BaseEndpoint:     aws.String(url),
 		RetryMaxAttempts: 1, // so that each call is one call
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 			return aws.Credentials{AccessKeyID: "local", SecretAccessKey: "local"}, nil
 		}),
 	}
-	return &cloud{t: t, Server: s, config: c, sm: secretsmanager.NewFromConfig(c)}
 }
 
 // token makes a version id that tells tests apart: "a" gives "aaaa...".

@@ -12,6 +12,9 @@
 //   - KMS: CreateKey, DescribeKey, EnableKey, DisableKey, ScheduleKeyDeletion,
 //     Encrypt, Decrypt, GenerateDataKey
 //   - the Resource Groups Tagging API: GetResources, for parameters and secrets
+//   - SQS, in both of its protocols: queues, FIFO and standard, with visibility,
+//     deduplication and dead letters; Subscribe and Schedule invoke functions as
+//     an event source mapping and EventBridge Scheduler do
 //   - STS: GetCallerIdentity, AssumeRole
 //   - RDS: DescribeDBInstances, DescribeDBClusters
 //
@@ -27,11 +30,13 @@
 // policies, secrets are not encrypted (their key's state alone counts) and not
 // replicated (AddReplicaRegions is ignored), rotation schedules and parameter
 // policies are validated and shown but start nothing, what is scheduled for
-// deletion is never deleted, and every list is up to date at once.
+// deletion is never deleted, every list is up to date at once, and a message has
+// no attributes of its sender's.
 package localaws
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -57,7 +62,7 @@ type Function interface {
 
 // Call is one call that reached the server.
 type Call struct {
-	Service   string // "secretsmanager", "kms", "sts", "rds", "ssm" or "tagging"
+	Service   string // "secretsmanager", "kms", "sts", "rds", "ssm", "tagging" or "sqs"
 	Operation string // AWS's name: "GetSecretValue"
 	N         int    // its place among all calls; 1 is the first
 	Throttled bool   // refused for a quota or by Throttle; Config.Fault sees only the first
@@ -96,12 +101,13 @@ type Config struct {
 	// Fault decides what goes wrong with each call; nil: nothing. It may be
 	// called by several requests at once.
 	Fault func(Call) Fault
-	// Now is the clock; nil: time.Now.
+	// Now is the clock; nil: time.Now. Who moves it by hand calls Wake.
 	Now func() time.Time
 	// Pause waits between two tries of a rotation and ends the rotation by
 	// returning an error; nil: really waits.
 	Pause func(ctx context.Context, d time.Duration) error
-	// Log gets one line per rotation step; nil: none. No line holds a value.
+	// Log gets one line per rotation step, delivered message and tick; nil: none.
+	// No line holds a value.
 	Log *slog.Logger
 }
 
@@ -113,11 +119,11 @@ type Server struct {
 
 	stop context.CancelCauseFunc // ends every rotation
 	life context.Context         // ends with stop
-	runs sync.WaitGroup          // running rotations
+	runs sync.WaitGroup          // running rotations, pollers of queues and schedules
 
 	// mu guards all that follows, what is in the maps included. It is held
-	// for the whole of an operation and never while a Function, Config.Fault or
-	// Config.Pause runs.
+	// for the whole of an operation, except while ReceiveMessage waits, and never
+	// while a Function, Config.Fault or Config.Pause runs.
 	mu        sync.Mutex
 	calls     []Call
 	functions map[string]Function
@@ -135,6 +141,9 @@ type Server struct {
 	deleted        map[string]time.Time // when a parameter of that name was deleted
 	buckets        map[string]*bucket   // by pool
 	pages          map[string]int       // how many pages of each best-effort list were asked for
+
+	queues map[string]*queue // by name
+	sent   int               // messages sent to FIFO queues
 }
 
 // New returns a Server with nothing in it.
@@ -168,6 +177,7 @@ func New(config Config) *Server {
 		deleted:    map[string]time.Time{},
 		buckets:    map[string]*bucket{},
 		pages:      map[string]int{},
+		queues:     map[string]*queue{},
 	}
 	for _, alias := range []string{secretsKey, parametersKey} {
 		s.aliases[alias] = s.newKey("AWS", "Default key that protects my data when no other key is defined", config.Now())
@@ -180,6 +190,7 @@ func New(config Config) *Server {
 	maps.Copy(s.operations, s.rdsOperations())
 	maps.Copy(s.operations, s.ssmOperations())
 	maps.Copy(s.operations, s.taggingOperations())
+	maps.Copy(s.operations, s.sqsOperations())
 	return s
 }
 
@@ -215,8 +226,8 @@ func (s *Server) CatchUp() {
 	}
 }
 
-// Close stops running rotations and waits for them. The server goes on answering
-// calls, but starts no rotation any more.
+// Close stops running rotations, deliveries of messages and schedules, and waits
+// for them. The server goes on answering calls, but invokes no function any more.
 func (s *Server) Close() {
 	s.mu.Lock()
 	s.stop(errClosed)
@@ -230,8 +241,9 @@ func (s *Server) arn(service, resource string) string {
 
 // call is what an operation is told about the request besides its input.
 type call struct {
-	now time.Time
-	lag bool
+	now     time.Time
+	lag     bool
+	request *http.Request // its body has been read
 }
 
 // operation carries out one call; s.mu is held. A non-nil error has had no
@@ -261,9 +273,9 @@ func decoded[In any](f func(call, In) (any, error)) operation {
 	}
 }
 
-// maxBody is above any request AWS accepts: the largest holds a secret of 64 KiB,
+// maxBody is above any request AWS accepts: the largest holds messages of 1 MiB,
 // up to six times longer as escaped JSON.
-const maxBody = 1 << 20
+const maxBody = 7 << 20
 
 // ServeHTTP answers one call.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -293,7 +305,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, &apiError{code: p.throttled(), message: "Rate exceeded"})
 		return
 	}
-	reply, err := s.do(op, call{now: now, lag: fault == Lag}, body, p)
+	reply, err := s.do(op, call{now: now, lag: fault == Lag, request: r}, body, p)
 	if fault == LoseReply {
 		panic(http.ErrAbortHandler) // net/http drops the connection and logs nothing
 	}
@@ -335,12 +347,15 @@ func (s *Server) do(op operation, c call, body []byte, p protocol) ([]byte, erro
 	return p.encode(out)
 }
 
-// protocol is one of the two ways AWS's services talk.
+// protocol is one of the ways AWS's services talk.
 type protocol string
 
 const (
 	jsonProtocol  protocol = "json"  // JSON 1.1: Secrets Manager, KMS, Parameter Store, tagging
-	queryProtocol protocol = "query" // form in, XML out: STS, RDS
+	queryProtocol protocol = "query" // form in, XML out: STS, RDS, SQS as old clients speak it
+	// sqsProtocol is JSON 1.0, with the error's name in the query protocol in a
+	// header: who knew it by that name goes on doing so.
+	sqsProtocol protocol = "sqs"
 )
 
 // target finds out which operation of which service is called. JSON services say
@@ -355,14 +370,19 @@ func target(r *http.Request, body []byte) (service, operation string, p protocol
 			service = "ssm"
 		case "ResourceGroupsTaggingAPI_20170126":
 			service = "tagging"
+		case "AmazonSQS":
+			return "sqs", operation, sqsProtocol
 		}
 		return service, operation, jsonProtocol
 	}
 	form, err := url.ParseQuery(string(body))
 	if err == nil && form.Has("Action") {
 		service = "sts"
-		if form.Get("Version") == rdsVersion {
+		switch form.Get("Version") {
+		case rdsVersion:
 			service = "rds"
+		case sqsVersion:
+			service = "sqs"
 		}
 		return service, form.Get("Action"), queryProtocol
 	}
@@ -370,8 +390,11 @@ func target(r *http.Request, body []byte) (service, operation string, p protocol
 }
 
 func (p protocol) contentType() string {
-	if p == queryProtocol {
+	switch p {
+	case queryProtocol:
 		return "text/xml"
+	case sqsProtocol:
+		return "application/x-amz-json-1.0"
 	}
 	return "application/x-amz-json-1.1"
 }
@@ -399,8 +422,11 @@ func (p protocol) accessDenied() string {
 }
 
 func (p protocol) throttled() string {
-	if p == queryProtocol {
+	switch p {
+	case queryProtocol:
 		return "Throttling"
+	case sqsProtocol:
+		return "RequestThrottled"
 	}
 	return "ThrottlingException"
 }
@@ -428,8 +454,11 @@ func (p protocol) fail(w http.ResponseWriter, err error) {
 		Type    string `json:"__type"`
 		Message string
 	}{e.code, e.message}
-	if p == queryProtocol {
-		out = errorResponse{Type: "Sender", Code: e.code, Message: e.message}
+	switch p {
+	case queryProtocol:
+		out = errorResponse{Type: "Sender", Code: e.queryCode(), Message: e.message}
+	case sqsProtocol:
+		w.Header().Set("X-Amzn-Query-Error", e.queryCode()+";Sender")
 	}
 	w.Header().Set("Content-Type", p.contentType())
 	w.Header().Set("X-Amzn-Errortype", e.code)
@@ -452,6 +481,7 @@ type errorResponse struct {
 type apiError struct {
 	status        int // HTTP; 0: 400, as AWS answers nearly all of them
 	code, message string
+	query         string // the code in the query protocol; "": the same
 }
 
 func (e *apiError) Error() string { return e.code + ": " + e.message }
@@ -463,6 +493,7 @@ func errorCode(err error) string {
 	}
 	return ""
 }
+func (e *apiError) queryCode() string { return cmp.Or(e.query, e.code) }
 
 // epoch is a time as JSON 1.1 writes it: seconds since 1970, to the millisecond.
 type epoch struct{ time.Time }
