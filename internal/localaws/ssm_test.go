@@ -218,6 +218,37 @@ func TestPutParameterReplaces(t *testing.T) {
 	}
 }
 
+func TestPolicies(t *testing.T) {
+	s := newStore(t, localaws.Config{})
+	const expires = `{"Type":"Expiration","Version":"1.0","Attributes":{"Timestamp":"2030-01-02T03:04:05Z"}}`
+	const notice = `{"Type":"NoChangeNotification","Version":"1.0","Attributes":{"After":"20","Unit":"Days"}}`
+	for _, row := range []struct {
+		policies string
+		tier     types.ParameterTier
+		code     string
+	}{
+		{"[" + expires + "]", types.ParameterTierStandard, "ValidationException"},
+		{"[" + expires + "," + expires + "]", types.ParameterTierAdvanced, "IncompatiblePolicyException"},
+		{"[" + strings.Repeat(notice+",", 10) + notice + "]", types.ParameterTierAdvanced, "PoliciesLimitExceededException"},
+		{`[{"Type":"Other","Attributes":{}}]`, types.ParameterTierAdvanced, "InvalidPolicyTypeException"},
+		{strings.Replace("["+expires+"]", "2030", "in ", 1), types.ParameterTierAdvanced, "InvalidPolicyAttributeException"},
+		{"{}", types.ParameterTierAdvanced, "ValidationException"},
+	} {
+		_, err := s.put("/p", "x", func(in *ssm.PutParameterInput) { in.Tier, in.Policies = row.tier, &row.policies })
+		wantCode(t, row.policies, err, row.code)
+	}
+	out, err := s.put("/p", "x", func(in *ssm.PutParameterInput) {
+		in.Tier, in.Policies = types.ParameterTierIntelligentTiering, aws.String("["+expires+","+notice+"]")
+	})
+	if err != nil || out.Tier != types.ParameterTierAdvanced {
+		t.Fatalf("policies make a parameter %+v, %v", out, err)
+	}
+	d := s.describeParameter("/p")
+	if len(d.Policies) != 2 || *d.Policies[0].PolicyText != expires || *d.Policies[1].PolicyType != "NoChangeNotification" || *d.Policies[0].PolicyStatus != "Pending" {
+		t.Errorf("described as %+v", d.Policies)
+	}
+}
+
 func (s *store) tags(name string) string {
 	s.t.Helper()
 	out, err := s.ssm.ListTagsForResource(s.t.Context(), &ssm.ListTagsForResourceInput{ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &name})
