@@ -21,7 +21,10 @@ import (
 func (s *store) resources(kinds []string, filters ...taggingtypes.TagFilter) []string {
 	s.t.Helper()
 	var got []string
-	pages := tagging.NewGetResourcesPaginator(tagging.NewFromConfig(s.config), &tagging.GetResourcesInput{
+	// A long answer that overtakes the end of its request breaks the connection, in
+	// Go's client; the SDK then sends the call again.
+	client := tagging.NewFromConfig(s.config, func(o *tagging.Options) { o.RetryMaxAttempts = 3 })
+	pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
 		ResourceTypeFilters: kinds, TagFilters: filters, ResourcesPerPage: aws.Int32(100),
 	})
 	for pages.HasMorePages() {
