@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,13 +11,22 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/aws/aws-lambda-go/lambda"
 )
 
 // build is laid out as make build lays it out: rekey, and a function of the
 // name people use, here the one that does as it is told.
 var build string
 
+// parameters is the same with the two functions that rotate parameters. They are
+// this test's own program, see parameterFunction.
+var parameters string
+
 func TestMain(m *testing.M) {
+	if os.Getenv("AWS_LAMBDA_RUNTIME_API") != "" {
+		lambda.Start(parameterFunction)
+	}
 	os.Exit(func() int {
 		var err error
 		if build, err = os.MkdirTemp("", "rekey"); err != nil {
@@ -30,6 +40,19 @@ func TestMain(m *testing.M) {
 		} {
 			if out, err := exec.Command("go", "build", "-o", filepath.Join(build, file), source).CombinedOutput(); err != nil {
 				fmt.Fprintf(os.Stderr, "build %s: %v\n%s", source, err, out)
+				return 1
+			}
+		}
+		if parameters, err = os.MkdirTemp("", "rekey"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(parameters)
+		self, err := os.Executable()
+		for _, name := range []string{parameterPlanner, parameterRotator} {
+			folder := filepath.Join(parameters, name)
+			if err = errors.Join(err, os.Mkdir(folder, 0o700), os.Symlink(self, filepath.Join(folder, "bootstrap"))); err != nil {
+				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
 		}
