@@ -35,7 +35,7 @@ build-ParameterRotator: SAM := parameter-rotator
 build-SecretRotator build-ParameterPlanner build-ParameterRotator:
 	GOOS=linux GOARCH=arm64 $(GOBUILD) -o $(ARTIFACTS_DIR)/bootstrap ./functions/$(SAM)
 
-demo: tools-postgres build ## rotate a password of a real PostgreSQL through the shipped function
+demo: tools-postgres build ## rotate passwords of a real PostgreSQL through the shipped functions
 	@go run ./internal/demo
 
 test: tools build lint verify ## run every test; installs what they need
