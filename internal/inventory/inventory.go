@@ -28,7 +28,8 @@ import (
 type Parameter struct {
 	ARN, Name string
 	Schedule  due.Schedule
-	Rotator   string
+	// Rotator, Every and Window are the tags of these names, as somebody wrote them.
+	Rotator, Every, Window string
 	// Problem is why it cannot be rotated; nil if nothing is known to be wrong.
 	Problem error
 
@@ -69,11 +70,14 @@ func Tagged(ctx context.Context, client *tagging.Client, stage string, progress 
 			if tags[rotation.TagPrefix+"rotator"] == "" || tags[rotation.TagPrefix+"stage"] != stage {
 				continue
 			}
-			p := Parameter{ARN: aws.ToString(resource.ResourceARN)}
+			p := Parameter{
+				ARN:     aws.ToString(resource.ResourceARN),
+				Rotator: tags[rotation.TagPrefix+"rotator"],
+				Every:   tags[rotation.TagPrefix+"every"],
+				Window:  tags[rotation.TagPrefix+"window"],
+			}
 			p.Name = nameOf(p.ARN)
-			var read rotation.Tags
-			p.Schedule, read, p.Problem = due.Read(tags)
-			p.Rotator = read.Settings.Rotator
+			p.Schedule, _, p.Problem = due.Read(tags)
 			found = append(found, p)
 		}
 		progress(len(found))
