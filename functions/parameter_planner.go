@@ -49,7 +49,7 @@ func ParameterPlanner(cfg aws.Config) lambda.Handler {
 		tagging: tagging.NewFromConfig(cfg, func(o *tagging.Options) { o.RetryMaxAttempts = 8 }),
 		ssm:     parameterStore(cfg),
 		queue:   sqs.NewFromConfig(cfg),
-		reads:   rate.NewLimiter(plannerReads, plannerReads),
+		reads:   rate.NewLimiter(plannerReads, 1),
 		writes:  rate.NewLimiter(plannerWrites, 1),
 		log:     slog.New(lambdacontext.NewLogHandler()),
 	}
@@ -128,7 +128,12 @@ func (t *tick) plan(ctx context.Context) error {
 	}
 	err = t.choose(ctx, rotatable)
 	// What was found is queued, whatever ended the search.
-	return errors.Join(err, t.enqueue(ctx))
+	for len(t.due) > 0 {
+		if queueErr := t.enqueue(ctx); queueErr != nil {
+			return errors.Join(err, queueErr)
+		}
+	}
+	return err
 }
 
 // reserve is what is kept of the time to queue what was found.
@@ -188,43 +193,42 @@ func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
 	}
 }
 
-// enqueue orders the rotation of what is due.
+// enqueue orders the rotation of what is due, of as many as one call describes.
 func (t *tick) enqueue(ctx context.Context) error {
-	for chunk := range slices.Chunk(t.due, paramstore.DescribeAtOnce) {
-		byName := map[string]*inventory.Parameter{}
-		var names []string
-		for _, p := range chunk {
-			byName[p.Name] = p
-			names = append(names, p.Name)
-		}
-		if err := t.writes.Wait(ctx); err != nil {
-			return err
-		}
-		described, err := paramstore.Describe(ctx, t.ssm, names)
-		if err != nil {
-			return err
-		}
-		var orders []queue.Message
-		for _, d := range described {
-			p := byName[d.Name]
-			if p == nil || d.Base != p.Version {
-				continue // changed since it was looked at, and so not due any more
-			}
-			if d.Refused != nil {
-				t.complain(ctx, p, d.Refused)
-				continue
-			}
-			d.ARN = p.ARN // DescribeParameters did not always tell it
-			until, _ := p.Schedule.Window.Open(t.now)
-			orders = append(orders, queue.Message{Parameter: d.Parameter, Until: until})
-		}
-		sent, err := queue.Send(ctx, t.queue, t.url, orders)
-		t.queued += sent
-		if err != nil {
-			return err
-		}
+	batch := t.due[:min(len(t.due), paramstore.DescribeAtOnce)]
+	byName := map[string]*inventory.Parameter{}
+	var names []string
+	for _, p := range batch {
+		byName[p.Name] = p
+		names = append(names, p.Name)
 	}
-	t.due = nil
+	if err := t.writes.Wait(ctx); err != nil {
+		return err
+	}
+	described, err := paramstore.Describe(ctx, t.ssm, names)
+	if err != nil {
+		return err
+	}
+	var orders []queue.Message
+	for _, d := range described {
+		p := byName[d.Name]
+		if p == nil || d.Base != p.Version {
+			continue // changed since it was looked at, and so not due any more
+		}
+		if d.Refused != nil {
+			t.complain(ctx, p, d.Refused)
+			continue
+		}
+		d.ARN = p.ARN // DescribeParameters did not always tell it
+		until, _ := p.Schedule.Window.Open(t.now)
+		orders = append(orders, queue.Message{Parameter: d.Parameter, Until: until})
+	}
+	sent, err := queue.Send(ctx, t.queue, t.url, orders)
+	t.queued += sent
+	if err != nil {
+		return err
+	}
+	t.due = t.due[len(batch):]
 	return nil
 }
 

@@ -42,10 +42,20 @@ func ParameterRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler
 	h.engine, h.accounts, setUpErr = setUp(cfg, registry)
 	h.url, urlErr = queueURL(os.Getenv)
 	writes, writesErr := writesPerSecond(os.Getenv)
-	h.writes = rate.NewLimiter(rate.Limit(writes), 1)
+	h.writes = rate.NewLimiter(rate.Limit(writes*ofShare), ofRotation)
 	h.err = environmentError(setUpErr, urlErr, writesErr)
 	return h
 }
+
+const (
+	// ofShare is what a worker uses of its share of the writes. The planner needs
+	// some too, one for fifty rotations, and is refused for as long as workers leave
+	// nothing.
+	ofShare = 0.97
+	// ofRotation is how many writes a rotation makes. A worker saves up so many
+	// while it waits for a slow target.
+	ofRotation = 2
+)
 
 // parameterStore returns the client of both functions. Parameter Store's quotas
 // are an account's, and others use them too, so a call that is throttled is

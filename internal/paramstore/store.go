@@ -28,6 +28,7 @@ type Store struct {
 
 	tags       map[string]string // read once, nil before
 	connection string            // of siblings, read once
+	waited     bool              // for the promotion's write
 	seen       seen
 }
 
@@ -306,10 +307,11 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 	_, err := s.client.PutParameter(ctx, put)
 	var exists *types.ParameterAlreadyExists
 	if !errors.As(err, &exists) {
-		if err == nil {
-			s.seen.pending = value
+		if err != nil {
+			return explain(err, p)
 		}
-		return explain(err, p)
+		s.seen.pending = value
+		return s.waitToPromote(ctx)
 	}
 	stored, err := s.read(ctx, p.Record())
 	if err != nil {
@@ -323,6 +325,17 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 		return rotation.ErrStored
 	}
 	return nil
+}
+
+// waitToPromote waits for the promotion's write before the target is changed, and
+// not after: from then until the promotion readers may be locked out.
+func (s *Store) waitToPromote(ctx context.Context) error {
+	if s.waited {
+		return nil
+	}
+	err := s.writes.Wait(ctx)
+	s.waited = err == nil
+	return err
 }
 
 // fits tells whether Parameter Store would take the value.
@@ -420,9 +433,10 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	for try := 1; ; try++ {
 		// The wait comes before the look, so that nothing stands between look and
 		// write.
-		if err := s.writes.Wait(ctx); err != nil {
+		if err := s.waitToPromote(ctx); err != nil {
 			return err
 		}
+		s.waited = false
 		if err := s.look(ctx); err != nil {
 			return err
 		}
