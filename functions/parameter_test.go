@@ -18,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
+	"golang.org/x/time/rate"
+
 	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/internal/localaws"
 	"github.com/rekeyhq/rekey/internal/paramstore"
@@ -33,6 +35,7 @@ type parameter struct {
 	*setup
 	ssm *ssm.Client // does not go through any Wire
 	queue.Message
+	ahead atomic.Int64 // nanoseconds by which AWS's clock is ahead
 }
 
 const parameterName = "/shop/db/password"
@@ -46,7 +49,9 @@ func newParameter(t *testing.T, form func(user, password string) string, f fault
 	t.Helper()
 	t.Setenv("REKEY_QUEUE_URL", "https://queue")
 	t.Setenv("REKEY_SSM_WRITES_PER_SECOND", "1000") // nothing here is about the quota
-	p := &parameter{setup: &setup{t: t, user: fmt.Sprintf("app_%d", users.Add(1)), cloud: localaws.New(localaws.Config{Fault: f})}}
+	p := &parameter{setup: &setup{t: t, user: fmt.Sprintf("app_%d", users.Add(1))}}
+	now := func() time.Time { return time.Now().Add(time.Duration(p.ahead.Load())) }
+	p.cloud = localaws.New(localaws.Config{Fault: f, Now: now})
 	t.Cleanup(p.cloud.Close)
 	server := httptest.NewServer(p.cloud)
 	t.Cleanup(server.Close)
@@ -469,6 +474,58 @@ func TestADeletionMidway(t *testing.T) {
 		if p.accepts(t.Context(), left[0]) != nil && p.accepts(t.Context(), p.first) != nil {
 			t.Errorf("deleted before look %d: neither password works", n)
 		}
+	}
+}
+
+// A parameter that was deleted in the middle of its rotation is made anew, and its
+// versions begin at 1 again, as do the names of records.
+func TestAParameterMadeAnew(t *testing.T) {
+	for name, c := range map[string]struct {
+		base    int64 // of the attempt that was not finished
+		pending bool  // made anew with the value of the record
+	}{
+		"with the record's value, as the error says":           {1, true},
+		"with the record's value, of a later version":          {3, true},
+		"with what readers got, of a version it had once":      {1, false},
+		"with what readers got, of a version it has not again": {3, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newParameter(t, asJSON, nil)
+			for p.Parameter.Base < c.base {
+				if err := p.byHand(t.Context(), p.first); err != nil {
+					t.Fatal(err)
+				}
+				p.order()
+			}
+			store := paramstore.New(p.ssm, p.Parameter, rate.NewLimiter(rate.Inf, 0))
+			a, err := store.Load(t.Context(), p.Parameter.ARN, p.Parameter.Token())
+			if err != nil {
+				t.Fatal(err)
+			}
+			value := p.first
+			pending := asJSON(p.user, "the second password")
+			if err := store.PutPending(t.Context(), a, rotators.NewSecret(pending)); err != nil {
+				t.Fatal(err)
+			}
+			if c.pending {
+				if err := database.Exec(t.Context(), fmt.Sprintf("ALTER ROLE %s PASSWORD 'the second password'", p.user)); err != nil {
+					t.Fatal(err)
+				}
+				value = pending
+			}
+			tags := map[string]string{"rekey:rotator": "postgres", "rekey:every": "30d"}
+			p.cloud.AddParameter(localaws.Parameter{Name: parameterName, Type: "SecureString", Value: value, Tags: tags, Changed: time.Now().Add(time.Minute)})
+			p.order()
+			for range 2 { // the second time as the planner would, while it is due
+				if err := p.deliver(); err != nil {
+					t.Fatal(err)
+				}
+				p.ahead.Add(int64(time.Minute)) // the name of a record must rest
+			}
+			if err := p.rotated(t.Context(), 2); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package paramstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +60,9 @@ var ErrGone = errors.New("there is no such parameter any more")
 //
 // A token of this order is Current as soon as the record is gone and the version
 // is past the base: the order is carried out, or was overtaken before anything
-// was begun. In both cases nothing is left to do.
+// was begun. In both cases nothing is left to do. It is also Current if readers
+// get what the record holds, whatever the version: a parameter that was deleted
+// and made anew with that value begins at version 1 again.
 func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, error) {
 	p := s.parameter
 	if id != p.ARN {
@@ -87,11 +90,13 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	switch pending := !s.seen.pending.IsZero(); {
 	case token != p.Token():
 		a.State = rotation.Unknown
+	case pending && s.seen.current.Equal(s.seen.pending):
+		a.State = rotation.Current
 	case s.seen.version == p.Base && pending:
 		a.State = rotation.Stored
 	case s.seen.version == p.Base:
 		a.State = rotation.Reserved
-	case pending && !s.seen.current.Equal(s.seen.pending):
+	case pending:
 		a.State = rotation.Superseded
 	default:
 		a.State = rotation.Current
@@ -220,7 +225,7 @@ func (s *Store) read(ctx context.Context, name string) (rotators.Secret, error) 
 const older = 10
 
 // Leftovers implements rotation.Store: the records of attempts that were never
-// finished, of the newest base first, and then the versions before the previous
+// finished, the newest first, and then the versions before the previous
 // one.
 func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotators.Secret, error] {
 	return func(yield func(rotators.Secret, error) bool) {
@@ -255,11 +260,14 @@ func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[ro
 
 // record is one of the parameter's records.
 type record struct {
-	name string
-	base int64
+	name   string
+	base   int64
+	stored time.Time
 }
 
-// list finds the parameter's records, of the oldest base first. It reads no value.
+// list finds the parameter's records, the oldest first. That need not be the one of
+// the oldest base: of a parameter that was made anew the versions begin anew. It
+// reads no value.
 func (s *Store) list(ctx context.Context) ([]record, error) {
 	var records []record
 	path := s.parameter.records()
@@ -272,11 +280,13 @@ func (s *Store) list(ctx context.Context) ([]record, error) {
 		for _, p := range page.Parameters {
 			name := aws.ToString(p.Name)
 			if base, err := strconv.ParseInt(strings.TrimPrefix(name, path), 10, 64); err == nil {
-				records = append(records, record{name, base})
+				records = append(records, record{name, base, aws.ToTime(p.LastModifiedDate)})
 			}
 		}
 	}
-	slices.SortFunc(records, func(a, b record) int { return int(a.base - b.base) })
+	slices.SortFunc(records, func(a, b record) int {
+		return cmp.Or(a.stored.Compare(b.stored), cmp.Compare(a.base, b.base))
+	})
 	return records, nil
 }
 
@@ -426,6 +436,7 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 		if err := s.look(ctx); err != nil {
 			return err
 		}
+		s.seen.pending = pending // the look may have missed it, and it is to be cleared up
 		if s.seen.current.Equal(pending) {
 			return nil
 		}
@@ -467,16 +478,23 @@ func (s *Store) promoted(ctx context.Context, version int64, value rotators.Secr
 	return fmt.Errorf("version %s was stored by hand in the instant of promotion, and version %d overwrote it: %w", between, version, rotation.ErrSuperseded)
 }
 
-// Discard implements rotation.Driven. It deletes the records of all bases that
-// are past, in one call: what readers get is newer than any of them.
+// Discard implements rotation.Driven. It deletes this attempt's record, those that
+// were stored before it and those of all bases that are past, in one call: what
+// readers get is newer than any of them. Without a record of its own there is
+// nothing that this attempt could know to be over.
 func (s *Store) Discard(ctx context.Context, _ *rotation.Attempt) error {
+	if !s.Begun() {
+		return nil
+	}
 	records, err := s.list(ctx)
 	if err != nil {
 		return err
 	}
-	var past []string
-	for _, r := range records {
-		if r.base < s.seen.version {
+	own := s.parameter.Record()
+	at := slices.IndexFunc(records, func(r record) bool { return r.name == own })
+	past := []string{own} // the list may not have it yet
+	for i, r := range records {
+		if r.name != own && (i < at || r.base < s.seen.version) {
 			past = append(past, r.name)
 		}
 	}
