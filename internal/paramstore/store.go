@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
@@ -405,10 +406,14 @@ func text(s string) *string {
 }
 
 // How often a promotion whose outcome is not clear is looked at and sent again,
-// and how long it waits before.
+// and how long it waits before. One that is throttled is sent again for as long as
+// there is time, and half a minute at least: others use
+// up the quota, and the target has the new value already, which readers lack.
 const (
 	promotions = 4
 	rest       = time.Second
+	throttled  = 120
+	shortRest  = rest / 4
 )
 
 // Promote implements rotation.Store. Parameter Store has no compare-and-swap and
@@ -427,7 +432,7 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	put := s.put(s.parameter.Name, pending)
 	put.Overwrite = aws.Bool(true)
 	put.Description = text(s.parameter.Description)
-	for try := 1; ; try++ {
+	for try, throttles := 1, 0; ; try++ {
 		// The wait comes before the look, so that nothing stands between look and
 		// write.
 		if err := s.writes.Wait(ctx); err != nil {
@@ -447,16 +452,25 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 		if err == nil {
 			return s.promoted(ctx, out.Version, pending)
 		}
+		wait := rest
+		if throttles < throttled && isThrottle(err) {
+			throttles, try, wait = throttles+1, try-1, shortRest
+		}
 		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || try == promotions {
 			return refused
 		}
 		if try == 1 {
 			continue // most often only the reply was lost
 		}
-		if err := pause(ctx, rest); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}
+}
+
+func isThrottle(err error) bool {
+	var busy *types.TooManyUpdates
+	return errors.As(err, &busy) || retry.IsErrorThrottles(retry.DefaultThrottles).IsErrorThrottle(err).Bool()
 }
 
 // promoted notes what the store has now. A version past the next one means that
