@@ -75,7 +75,7 @@ func newInstallation(t *testing.T) *installation {
 	}})
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = io.NopCloser(io.TeeReader(r.Body, &in.asked))
-		in.cloud.ServeHTTP(w, r)
+		policed{in.cloud}.ServeHTTP(w, r)
 	}))
 	t.Cleanup(web.Close)
 	in.endpoint = web.URL

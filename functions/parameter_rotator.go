@@ -166,6 +166,8 @@ func (h *parameterRotator) drop(ctx context.Context, store *paramstore.Store, m 
 	switch {
 	case errors.Is(err, paramstore.ErrGone):
 		return "the parameter was deleted", nil
+	case errors.Is(err, paramstore.ErrUntagged):
+		return paramstore.ErrUntagged.Error(), nil
 	case err != nil:
 		return "", err
 	case a.State == rotation.Current && a.Tags.Retire == "" && !store.Begun():

@@ -33,7 +33,7 @@ import (
 // parameter is one parameter, of one user of the database, in an AWS of its own.
 type parameter struct {
 	*setup
-	ssm *ssm.Client // does not go through any Wire
+	ssm *ssm.Client // a person's, who may do everything, and not through any Wire
 	queue.Message
 	ahead atomic.Int64 // nanoseconds by which AWS's clock is ahead
 }
@@ -53,13 +53,15 @@ func newParameter(t *testing.T, form func(user, password string) string, f fault
 	now := func() time.Time { return time.Now().Add(time.Duration(p.ahead.Load())) }
 	p.cloud = localaws.New(localaws.Config{Fault: f, Now: now})
 	t.Cleanup(p.cloud.Close)
-	server := httptest.NewServer(p.cloud)
+	server, person := httptest.NewServer(policed{p.cloud}), httptest.NewServer(p.cloud)
 	t.Cleanup(server.Close)
-	p.endpoint = server.URL
+	t.Cleanup(person.Close)
+	p.endpoint = person.URL
 	if err := database.Exec(t.Context(), fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'the first password'", p.user)); err != nil {
 		t.Fatal(err)
 	}
 	p.ssm = ssm.NewFromConfig(p.config(http.DefaultTransport))
+	p.endpoint = server.URL
 	p.first = form(p.user, "the first password")
 	tags := map[string]string{"rekey:rotator": "postgres", "rekey:every": "30d"}
 	if p.first == "the first password" {
@@ -521,6 +523,49 @@ func TestAParameterMadeAnew(t *testing.T) {
 					t.Fatal(err)
 				}
 				p.ahead.Add(int64(time.Minute)) // the name of a record must rest
+			}
+			if err := p.rotated(t.Context(), 2); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Somebody takes the opt-in back in the middle of a rotation, or deletes the parameter
+// before the message comes back. What may hold the only password that works is named
+// and kept; with the tag back, the rotation is finished.
+func TestNotToBeReadMidway(t *testing.T) {
+	for name, c := range map[string]struct{ do, undo func(*parameter) }{
+		"untagged": {func(p *parameter) { p.untag("rekey:rotator") }, func(p *parameter) { p.tag("rekey:rotator", "postgres") }},
+		"deleted":  {func(p *parameter) { p.delete(parameterName) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var puts atomic.Int32
+			p := newParameter(t, asJSON, func(c localaws.Call) localaws.Fault {
+				if c.Operation == "PutParameter" && puts.Add(1) > 1 {
+					return localaws.RefuseBefore // whatever keeps it from promoting
+				}
+				return localaws.None
+			})
+			if err := p.deliver(); err == nil {
+				t.Fatal("it was promoted")
+			}
+			c.do(p)
+			err := p.deliver()
+			if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), p.Parameter.Record()) {
+				t.Errorf("got %v", err)
+			}
+			left, err := p.records(t.Context())
+			if err != nil || len(left) != 1 || p.accepts(t.Context(), left[0]) != nil {
+				t.Fatalf("%d records, %v", len(left), err)
+			}
+			if c.undo == nil {
+				return
+			}
+			c.undo(p)
+			puts.Store(-100)
+			if err := p.deliver(); err != nil {
+				t.Fatal(err)
 			}
 			if err := p.rotated(t.Context(), 2); err != nil {
 				t.Error(err)

@@ -111,8 +111,7 @@ func Look(ctx context.Context, client *ssm.Client, parameters []*Parameter) erro
 	if isDenied(err) {
 		// One that may not be read must not keep the others from being rotated.
 		if len(parameters) == 1 {
-			parameters[0].Problem = rotators.Permanent(fmt.Errorf("it may not be read: %w", err))
-			return nil
+			return denied(ctx, client, parameters[0], err)
 		}
 		for _, p := range parameters {
 			if err := Look(ctx, client, []*Parameter{p}); err != nil {
@@ -151,6 +150,30 @@ func look(ctx context.Context, client *ssm.Client, parameters []*Parameter, name
 		p.Problem = errors.Join(p.Problem, paramstore.Refuse(p.Name, found.Type))
 	}
 	return out.InvalidParameters, nil
+}
+
+// denied finds out why the parameter may not be read. A policy that allows it by its
+// tag denies what is not there, since that has none: a parameter that was deleted, and
+// one whose name starts with a slash that its ARN does not tell.
+func denied(ctx context.Context, client *ssm.Client, p *Parameter, denial error) error {
+	names := []string{p.Name}
+	if !strings.Contains(p.Name, "/") {
+		names = append(names, "/"+p.Name)
+	}
+	described, err := paramstore.Describe(ctx, client, names)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(described, func(d paramstore.Described) bool { return d.ARN == p.ARN })
+	switch {
+	case i < 0:
+		return nil // deleted; the index of tags is late
+	case described[i].Name != p.Name:
+		p.Name = described[i].Name
+		return Look(ctx, client, []*Parameter{p})
+	}
+	p.Problem = errors.Join(p.Problem, rotators.Permanent(fmt.Errorf("it may not be read, which this function's policy must allow: %w", denial)))
+	return nil
 }
 
 func isDenied(err error) bool {

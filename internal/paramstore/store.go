@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
@@ -54,6 +55,10 @@ func New(client *ssm.Client, p Parameter, writes Limiter) *Store {
 
 // ErrGone says that the parameter was deleted, and that no record of it is left.
 var ErrGone = errors.New("there is no such parameter any more")
+
+// ErrUntagged says that rekey may not read the parameter, whose tag rekey:rotator was
+// taken off, and that no record of it is left.
+var ErrUntagged = errors.New("the tag rekey:rotator was taken off")
 
 // Load implements rotation.Store. It costs one GetParameters, the first time
 // also one ListTagsForResource, and one GetParameter while the tag rekey:retire
@@ -111,6 +116,9 @@ func (s *Store) look(ctx context.Context) error {
 	out, err := s.client.GetParameters(ctx, &ssm.GetParametersInput{
 		Names: []string{p.Name, p.Record()}, WithDecryption: aws.Bool(true),
 	})
+	if isDenied(err) {
+		return s.denied(ctx, err)
+	}
 	if err != nil {
 		return fmt.Errorf("reading the parameter: %w", explain(err, p))
 	}
@@ -130,14 +138,44 @@ func (s *Store) look(ctx context.Context) error {
 		}
 		found, s.seen.version, s.seen.current = true, parameter.Version, value
 	}
-	switch {
-	case found:
-		return nil
-	case s.seen.pending.IsZero():
-		return rotators.Permanent(ErrGone)
-	default:
-		return rotators.Permanent(fmt.Errorf("the parameter was deleted while it was being rotated: the target may accept nothing but what %s holds; read it there if it is still needed, and delete that", p.Record()))
+	if !found {
+		return s.gone()
 	}
+	return nil
+}
+
+// gone is the error about a parameter that is not there.
+func (s *Store) gone() error {
+	if !s.Begun() {
+		return rotators.Permanent(ErrGone)
+	}
+	return rotators.Permanent(fmt.Errorf("the parameter was deleted while it was being rotated: the target may accept nothing but what %s holds; read it there if it is still needed, and delete that", s.parameter.Record()))
+}
+
+// denied says why the parameter may not be read. A policy that allows it by its tag
+// denies what has lost the tag, and also what is not there, since that has none.
+func (s *Store) denied(ctx context.Context, denial error) error {
+	s.seen, s.tags = seen{}, nil
+	record := s.parameter.Record()
+	var err error
+	if s.seen.pending, err = s.read(ctx, record); err != nil {
+		return err
+	}
+	tags, err := s.Tags(ctx)
+	switch {
+	case err != nil:
+		return err
+	case tags[rotation.TagPrefix+"rotator"] != "":
+		return fmt.Errorf("reading the parameter, which this function's policy must allow: %w", denial)
+	case s.Begun():
+		return rotators.Permanent(fmt.Errorf("the tag rekey:rotator was taken off while the parameter was being rotated, and without it this function may not finish: the target may accept nothing but what %s holds; put the tag back, or read it there and delete that (%w)", record, denial))
+	}
+	return rotators.Permanent(ErrUntagged)
+}
+
+func isDenied(err error) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && api.ErrorCode() == "AccessDeniedException"
 }
 
 // Tags are the parameter's tags, as they were when they were first asked for and
@@ -147,6 +185,10 @@ func (s *Store) Tags(ctx context.Context) (map[string]string, error) {
 		out, err := s.client.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{
 			ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &s.parameter.Name,
 		})
+		var missing *types.InvalidResourceId
+		if errors.As(err, &missing) {
+			return nil, s.gone()
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the parameter's tags: %w", err)
 		}
@@ -456,7 +498,7 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 		if throttles < throttled && isThrottle(err) {
 			throttles, try, wait = throttles+1, try-1, shortRest
 		}
-		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || try == promotions {
+		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || isDenied(err) || try == promotions {
 			return refused
 		}
 		if try == 1 {
