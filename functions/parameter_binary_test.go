@@ -205,6 +205,7 @@ func TestTheShippedPlannerAndWorker(t *testing.T) {
 		"/paused":        {40 * day, tags("rekey:paused", "yes"), 0},
 		"/other/stage":   {40 * day, tags("rekey:stage", "blue"), 0},
 		"/misconfigured": {40 * day, tags("rekey:every", "monthly"), 0},
+		"/empty/tag":     {40 * day, tags("rekey:rotator", ""), 0},
 		"/too/short":     {40 * day, tags("rekey:grace", "30d"), 0},
 	} {
 		accounts[name], want[name] = in.add(name, c.age, c.tags), c.rotations
@@ -220,9 +221,9 @@ func TestTheShippedPlannerAndWorker(t *testing.T) {
 	}
 	log := in.log.String()
 	for _, said := range []string{
-		`"managed":8,`, `"due":3,`, `"queued":2,`, `"misconfigured":4,`, `"paused":1,`, // of the three due, one is to expire
+		`"managed":9,`, `"due":3,`, `"queued":2,`, `"misconfigured":5,`, `"paused":1,`, // of the three due, one is to expire
 		`parameter/misconfigured","error":"tag rekey:every`, `parameter/too/short","error":"tags rekey:every, rekey:grace`,
-		`parameter/plain/text","error":"its type is String`, `parameter/expires","error":"it has an Expiration policy`,
+		`parameter/empty/tag","error":"tag rekey:rotator: is empty`, `parameter/plain/text","error":"its type is String`, `parameter/expires","error":"it has an Expiration policy`,
 	} {
 		if !strings.Contains(log, said) {
 			t.Errorf("the log does not say %s", said)

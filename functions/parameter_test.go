@@ -651,7 +651,7 @@ func TestTwoWorkers(t *testing.T) {
 
 // A function that hangs is killed, and the message comes back.
 func TestRedeliveryAfterATimeout(t *testing.T) {
-	for n := 1; n <= 9; n++ {
+	for n := 1; n <= 12; n++ {
 		p := newParameter(t, asJSON, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		_, err := p.handlerOver(&transport{n: n, before: func(r *http.Request) { <-r.Context().Done() }}).Invoke(ctx, p.event())
