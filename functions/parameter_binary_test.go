@@ -21,6 +21,8 @@ import (
 
 	"github.com/rekeyhq/rekey/internal/localaws"
 	"github.com/rekeyhq/rekey/internal/locallambda"
+	"github.com/rekeyhq/rekey/internal/paramstore"
+	"github.com/rekeyhq/rekey/internal/queue"
 	"github.com/rekeyhq/rekey/internal/servers"
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -40,7 +42,7 @@ type installation struct {
 	sqs      *sqs.Client
 	log      lockedBuffer
 	asked    lockedBuffer // what the functions sent to AWS
-	ended    chan error // of each invocation of the worker
+	ended    chan error   // of each invocation of the worker
 
 	mu      sync.Mutex
 	forward time.Duration // by which AWS's clock is ahead
@@ -264,6 +266,63 @@ func TestTwoStages(t *testing.T) {
 			t.Errorf("after a tick of %s, blue was rotated %d times", stage, got)
 		}
 	}
+}
+
+// A person orders a rotation while a scheduled one runs: that is what they get.
+// Five minutes are not over when they order another.
+func TestAPersonsOrders(t *testing.T) {
+	in := newInstallation(t)
+	const name = "/app"
+	a := in.add(name, 40*24*time.Hour, map[string]string{"rekey:rotator": "postgres", "rekey:every": "30d"})
+	order := func(nonce string) {
+		found, err := paramstore.Describe(t.Context(), in.ssm, []string{name})
+		if err != nil || len(found) != 1 {
+			t.Fatal(found, err)
+		}
+		sent, err := queue.Send(t.Context(), in.sqs, in.cloud.QueueURL(in.endpoint, liveQueue), []queue.Message{{Parameter: found[0].Parameter, Nonce: nonce}})
+		if err != nil || sent != 1 {
+			t.Fatal(sent, err)
+		}
+	}
+	started, release := make(chan struct{}), make(chan struct{})
+	worker := in.function("parameter-rotator")
+	in.cloud.Handle("parameter-rotator", held{worker, started, release})
+	if err := in.cloud.Tick(t.Context(), "parameter-planner"); err != nil {
+		t.Fatal(err)
+	}
+	<-started // the scheduled one runs
+	order("1")
+	close(release)
+	if err := in.cloud.Idle(t.Context(), liveQueue); err != nil {
+		t.Fatal(err)
+	}
+	if got := in.rotations(name, a); got != 1 {
+		t.Errorf("rotated %d times, want once", got)
+	}
+	for n := int64(2); n <= 3; n++ {
+		order(fmt.Sprint(n))
+		if err := in.cloud.Idle(t.Context(), liveQueue); err != nil {
+			t.Fatal(err)
+		}
+		if got := in.rotations(name, a); got != n {
+			t.Errorf("rotated %d times, want %d", got, n)
+		}
+	}
+}
+
+// held keeps its first invocation until it is released.
+type held struct {
+	localaws.Function
+	started, release chan struct{}
+}
+
+func (h held) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+	select {
+	case h.started <- struct{}{}:
+	case <-h.release:
+	}
+	<-h.release
+	return h.Function.Invoke(ctx, payload)
 }
 
 // failures lets AWS's clock run until the only message is in the dead-letter queue,

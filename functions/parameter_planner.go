@@ -214,6 +214,7 @@ func (t *tick) enqueue(ctx context.Context) error {
 				t.complain(ctx, p, d.Refused)
 				continue
 			}
+			d.ARN = p.ARN // DescribeParameters did not always tell it
 			until, _ := p.Schedule.Window.Open(t.now)
 			orders = append(orders, queue.Message{Parameter: d.Parameter, Until: until})
 		}

@@ -156,6 +156,7 @@ func (h *parameterRotator) now(ctx context.Context, p paramstore.Parameter) (par
 	case len(found) == 0:
 		return p, rotators.Permanent(paramstore.ErrGone)
 	}
+	found[0].ARN = p.ARN
 	return found[0].Parameter, found[0].Refused
 }
 

@@ -607,3 +607,60 @@ func TestReadersGetPromotedValuesOnly(t *testing.T) {
 		t.Errorf("the reader saw %d values of %d", len(seen), len(promoted))
 	}
 }
+
+// Two users take turns, with a change by hand between that moves the previous
+// version: the twin's password is then found in the version before.
+func TestAlternatingUsersInAParameter(t *testing.T) {
+	var admin string
+	p := newParameter(t, func(user, password string) string {
+		admin = "admin_of_" + user
+		return strings.Replace(asJSON(user, password), "}", `, "masterarn":"ssm:/admin" }`, 1)
+	}, nil)
+	for _, sql := range []string{
+		"CREATE ROLE " + admin + " LOGIN CREATEROLE PASSWORD 'the admins password'",
+		"GRANT " + p.user + " TO " + admin + " WITH ADMIN OPTION",
+		"ALTER ROLE " + p.user + " SET work_mem TO '7MB'",
+	} {
+		if err := database.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.cloud.AddParameter(localaws.Parameter{Name: "/admin", Type: "SecureString", Value: asJSON(admin, "the admins password")})
+	for n := 1; n <= 4; n++ {
+		if err := p.deliver(); err != nil {
+			t.Fatalf("rotation %d: %v", n, err)
+		}
+		_, value, err := p.now(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := p.user + []string{"", "_clone"}[n%2]; !strings.Contains(value, `"username":"`+want+`"`) {
+			t.Errorf("rotation %d: not the turn of %s", n, want)
+		}
+		if err := p.serves(t.Context(), value); err != nil {
+			t.Errorf("rotation %d: %v", n, err)
+		}
+		if n == 2 {
+			if err := p.byHand(t.Context(), value+" "); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.order()
+	}
+}
+
+// What Parameter Store does not take is not set in the database.
+func TestAValueParameterStoreRefuses(t *testing.T) {
+	p := newParameter(t, asJSON, nil)
+	if err := p.cloud.EditParameter(parameterName, func(p *localaws.Parameter) { p.AllowedPattern = "the first" }); err != nil {
+		t.Fatal(err)
+	}
+	p.order()
+	err := p.deliver()
+	if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "AllowedPattern the first") {
+		t.Errorf("got %v", err)
+	}
+	if err := p.untouched(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

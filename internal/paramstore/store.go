@@ -216,8 +216,12 @@ func (s *Store) read(ctx context.Context, name string) (rotators.Secret, error) 
 	return rotators.NewSecret(aws.ToString(out.Parameter.Value)), nil
 }
 
+// older is how many versions before the previous one are yielded as leftovers.
+const older = 10
+
 // Leftovers implements rotation.Store: the records of attempts that were never
-// finished, of the newest base first.
+// finished, of the newest base first, and then the versions before the previous
+// one.
 func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotators.Secret, error] {
 	return func(yield func(rotators.Secret, error) bool) {
 		records, err := s.list(ctx)
@@ -232,6 +236,15 @@ func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[ro
 			value, err := s.read(ctx, r.name)
 			if err == nil && value.IsZero() {
 				continue
+			}
+			if !yield(value, err) {
+				return
+			}
+		}
+		for version := s.seen.version - 2; version >= max(1, s.seen.version-1-older); version-- {
+			value, err := s.version(ctx, strconv.FormatInt(version, 10))
+			if err == nil && value.IsZero() {
+				return // dropped, and so are those before it
 			}
 			if !yield(value, err) {
 				return
