@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -146,8 +147,12 @@ func (r *parameterRotation) look(ctx context.Context) (how string, done bool, er
 		how = "a value is pending in " + p.Record()
 	case version > p.Base+1:
 		err = fmt.Errorf("version %d of %s is current, and it was to be %d: somebody changed the parameter meanwhile; the log of parameter-rotator says what became of the order, and get-parameter-history who stored what", version, p.Name, p.Base+1)
+	case r.worker == "" && strings.Contains(r.next, parameterRotator):
+		// Too quick for the record to be seen. Lambda names a function's session
+		// after the function.
+		how, done = fmt.Sprintf("version %d of %s is current", version, p.Name), !record
 	case r.worker == "":
-		err = fmt.Errorf("version %d of %s is current, and %s stored it: if that is parameter-rotator, the rotation is done and was too quick to be seen; if not, the parameter was changed first, and the order comes to nothing", version, p.Name, r.next)
+		err = fmt.Errorf("version %d of %s is current, and %s stored it: if that is the function that takes orders, the rotation is done and was too quick to be seen; if not, the parameter was changed first, and the order comes to nothing", version, p.Name, r.next)
 	case r.next != r.worker:
 		err = fmt.Errorf("version %d of %s is current, and %s stored it while %s was rotating it; the log of parameter-rotator says what became of the order", version, p.Name, r.next, r.worker)
 	case record:

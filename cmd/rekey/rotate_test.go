@@ -188,7 +188,7 @@ func TestRotateTellsOfChangesByHand(t *testing.T) {
 	t.Run("before it began", func(t *testing.T) {
 		serveQueue(t, nil)
 		status, stdout, stderr := rotateNow(t.Context(), "ordered\n", func() { byHand(t) }, "--wait", "/shop/password")
-		if want := "version 2 of /shop/password is current, and arn:aws:iam::000000000000:user/operator stored it: if that is parameter-rotator"; status != failed || !strings.Contains(stderr, want) || strings.Contains(stdout, "done") {
+		if want := "version 2 of /shop/password is current, and arn:aws:iam::000000000000:user/operator stored it: if that is the function"; status != failed || !strings.Contains(stderr, want) || strings.Contains(stdout, "done") {
 			t.Errorf("exit status %d, %q and %q, want %q", status, stdout, stderr, want)
 		}
 	})
