@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -257,7 +256,6 @@ func retiresAfterItsGrace(t *testing.T, newHarness maker) error {
 		t.Log(notRetiring)
 		return nil
 	}
-	broken := tr.watchCurrent(ctx)
 	for n := 1; n <= inARow; n++ {
 		_, old := tr.store.Current()
 		if n > 1 {
@@ -285,32 +283,7 @@ func retiresAfterItsGrace(t *testing.T, newHarness maker) error {
 			return err
 		}
 	}
-	return broken()
-}
-
-// watchCurrent asks before every outside call from now on whether the target
-// accepts what readers get, if the Harness declares an overlap. What it returns
-// tells whether it ever did not.
-func (tr *trial) watchCurrent(ctx context.Context) (broken func() error) {
-	if !tr.Overlap {
-		return func() error { return nil }
-	}
-	var mu sync.Mutex
-	var found error
-	tr.wire.beforeEach(func() {
-		_, current := tr.store.Current()
-		err := tr.accepts(ctx, "what readers get, at every instant", current)
-		mu.Lock()
-		defer mu.Unlock()
-		if found == nil {
-			found = err
-		}
-	})
-	return func() error {
-		mu.Lock()
-		defer mu.Unlock()
-		return found
-	}
+	return nil
 }
 
 func testRefusesAWrongValue(t *testing.T, newHarness maker) error {

@@ -66,9 +66,8 @@
 //     rotation is over; Retire succeeds again when what it retires is gone.
 //   - RetiresAfterItsGrace (likewise): three rotations in a row, each old value
 //     retired when its grace is over. Before, it is accepted if Overlap says so,
-//     and afterwards refused. With Overlap, what readers get is accepted before
-//     every single outside call. What Retire leaves behind is not in the way of
-//     the next rotation.
+//     and afterwards refused. What Retire leaves behind is not in the way of the
+//     next rotation.
 //   - TestRefusesAWrongValue: Test's error for a wrong secret is marked Refused,
 //     and the account works on.
 //   - OddBytes: Test of a secret with quotes, escapes, control characters and a
@@ -86,10 +85,10 @@
 //     word that the admin may act for the secret, the rotation fails and the
 //     target has not changed.
 //   - Crashes: after a crash before and after every outside call of a rotation and
-//     of the retirement after it, the store's included, some stored value is accepted, with Overlap the one that
-//     readers get; the retry finishes, what readers get is usable, what had to
-//     be retired is refused. No stray is left, and there were never more live
-//     credentials than MaxKeys.
+//     of the retirement after it, the store's included, some stored value is
+//     accepted, with Overlap the one that readers get; the retry finishes, what
+//     readers get is usable, what had to be retired is refused. No stray is left,
+//     and there were never more live credentials than MaxKeys.
 //
 // [Harness].Usable adds to all this that a value works for what readers do
 // with it, wherever readers get it: a twin user may log in and yet lack a

@@ -2,6 +2,7 @@ package rotatortest
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/rekeyhq/rekey/rotators"
@@ -61,9 +62,20 @@ type Harness struct {
 
 // Run checks a rotator. newHarness is called anew for every check and every
 // crash point, so that they share nothing; it may use t to clean up.
-func Run(t *testing.T, newHarness func(t *testing.T, w *Wire) Harness) {
+//
+// With names, only the checks of these names run: for what other settings change
+// about a rotator that passes the whole suite, where that takes minutes.
+func Run(t *testing.T, newHarness func(t *testing.T, w *Wire) Harness, names ...string) {
 	t.Helper()
+	for _, name := range names {
+		if !slices.ContainsFunc(checks, func(c check) bool { return c.name == name }) {
+			t.Errorf("there is no check %s", name)
+		}
+	}
 	for _, c := range checks {
+		if len(names) > 0 && !slices.Contains(names, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			if err := c.run(t, newHarness); err != nil {
 				t.Errorf("%v\n\nWhy it matters: %s", err, c.why)
