@@ -707,6 +707,9 @@ func TestRetireAfterTheGrace(t *testing.T) {
 		{name: "whose time has come", version: version, old: refused, asked: "Test the pending value, Retire, Test the current value, Test the pending value", done: true},
 		{name: "another than the tag names", version: other},
 		{name: "none", version: ""},
+		{name: "none, and there is none", version: "", prepare: func(s *memstore.Store) {
+			_ = s.Retired(t.Context(), &rotation.Attempt{Tags: rotation.Tags{Retire: version}})
+		}, done: true},
 		{name: "that is retired already", version: version, prepare: func(s *memstore.Store) {
 			_ = s.Retired(t.Context(), &rotation.Attempt{Tags: rotation.Tags{Retire: version}})
 		}, done: true},
