@@ -104,8 +104,8 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 
 // open finds the attempt that is open: one that would replace what readers get
 // now, whatever version the order was for. The record of an older version cannot
-// be promoted any more. If there is none, it is the attempt that made what they
-// get.
+// be promoted any more, and one of what they get is promoted. If there is none, it
+// is the attempt that made what they get.
 func (s *Store) open(ctx context.Context, a *rotation.Attempt) (err error) {
 	p, pending := s.parameter, s.seen.pending
 	if p.Base != s.seen.version {
@@ -115,7 +115,7 @@ func (s *Store) open(ctx context.Context, a *rotation.Attempt) (err error) {
 		}
 	}
 	a.State = rotation.Stored
-	if pending.IsZero() {
+	if pending.IsZero() || pending.Equal(s.seen.current) {
 		a.State = rotation.Current
 		p.Base--
 	}
