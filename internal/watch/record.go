@@ -287,9 +287,9 @@ func count(n int, what string) string {
 	return number(n) + " " + what
 }
 
-// printable keeps a user's name from doing anything to a terminal, and in sight.
+// printable keeps a name from doing anything to a terminal, and in sight.
 func printable(name string) string {
-	const most = 40
+	const most = 80
 	runes := []rune(strings.Map(func(c rune) rune {
 		if c < ' ' || c > '~' && c < 0xa1 || c == 0xad || c == 0x2028 || c == 0x2029 {
 			return '?'

@@ -62,19 +62,19 @@ func (r *Record) SVG() string {
 	var b strings.Builder
 	write := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	write(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" role="img" aria-labelledby="title desc">`, svgWidth, height)
-	write(`<title id="title">%s</title>`, escape(r.Name))
+	write(`<title id="title">%s</title>`, escape(printable(r.Name)))
 	write(`<desc id="desc">%s</desc>`, escape(r.description(marks, from)))
 	b.WriteString(`<style>text{font:13px system-ui,sans-serif;fill:#1f2328}.n{font-size:11px;fill:#59636e}.b{font-weight:600}` +
 		`.g{fill:#1f883d}.r{fill:url(#x)}.h{fill:#6fbf83}.s{fill:#e5908f}.u{fill:#afb8c1}.l{stroke:#d1d9e0}.m{stroke:#59636e;stroke-dasharray:3 3}</style>
 <defs><pattern id="x" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="6" height="6" fill="#cf222e"/><rect width="2" height="6" fill="#ffb3b3"/></pattern></defs>
 `)
 	write(`<rect x=".5" y=".5" width="%d" height="%d" rx="6" fill="#fff" stroke="#d1d9e0"/>`, svgWidth-1, height-1)
-	write(`<text class="b" x="20" y="26">%s</text>`, escape(r.Name))
+	write(`<text class="b" x="20" y="26">%s</text>`, escape(printable(r.Name)))
 	write(`<text x="20" y="46">%s</text>`, escape(r.Summary()))
 
 	for at, apart := time.Duration(0), step(length); at <= length; at += apart {
-		write(`<path class="l" d="M%.1f %dV%d"/><text class="n" x="%[1]s" y="%[4]d" text-anchor="middle">%[5]s</text>`,
-			x(from+at), svgTop-4, bottom, bottom+16, milliseconds(at))
+		write(`<path class="l" d="M%.1f %dV%d"/>`, x(from+at), svgTop-4, bottom)
+		write(`<text class="n" x="%.1f" y="%d" text-anchor="middle">%s</text>`, x(from+at), bottom+16, milliseconds(at))
 	}
 	for i := range r.Lanes {
 		middle := svgTop + svgLane*i + svgLane/2
@@ -123,4 +123,4 @@ func (r *Record) description(marks []mark, from time.Duration) string {
 
 var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;")
 
-func escape(text string) string { return escaper.Replace(printable(text)) }
+func escape(text string) string { return escaper.Replace(text) }
