@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Record is what was seen. All times are since the watch began. It holds user
@@ -291,10 +292,10 @@ func count(n int, what string) string {
 func printable(name string) string {
 	const most = 80
 	runes := []rune(strings.Map(func(c rune) rune {
-		if c < ' ' || c > '~' && c < 0xa1 || c == 0xad || c == 0x2028 || c == 0x2029 {
-			return '?'
+		if unicode.IsPrint(c) {
+			return c
 		}
-		return c
+		return '?'
 	}, name))
 	if len(runes) > most {
 		runes = append(runes[:most-1], '…')
