@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"golang.org/x/time/rate"
 
 	"github.com/rekeyhq/rekey/internal/localaws"
 	"github.com/rekeyhq/rekey/internal/locallambda"
@@ -75,7 +76,7 @@ func newInstallation(t *testing.T) *installation {
 	}})
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = io.NopCloser(io.TeeReader(r.Body, &in.asked))
-		in.cloud.ServeHTTP(w, r)
+		policed{in.cloud}.ServeHTTP(w, r)
 	}))
 	t.Cleanup(web.Close)
 	in.endpoint = web.URL
@@ -204,6 +205,7 @@ func TestTheShippedPlannerAndWorker(t *testing.T) {
 		"/paused":        {40 * day, tags("rekey:paused", "yes"), 0},
 		"/other/stage":   {40 * day, tags("rekey:stage", "blue"), 0},
 		"/misconfigured": {40 * day, tags("rekey:every", "monthly"), 0},
+		"/empty/tag":     {40 * day, tags("rekey:rotator", ""), 0},
 		"/too/short":     {40 * day, tags("rekey:grace", "30d"), 0},
 	} {
 		accounts[name], want[name] = in.add(name, c.age, c.tags), c.rotations
@@ -219,9 +221,9 @@ func TestTheShippedPlannerAndWorker(t *testing.T) {
 	}
 	log := in.log.String()
 	for _, said := range []string{
-		`"managed":8,`, `"due":3,`, `"queued":2,`, `"misconfigured":4,`, `"paused":1,`, // of the three due, one is to expire
+		`"managed":9,`, `"due":3,`, `"queued":2,`, `"misconfigured":5,`, `"paused":1,`, // of the three due, one is to expire
 		`parameter/misconfigured","error":"tag rekey:every`, `parameter/too/short","error":"tags rekey:every, rekey:grace`,
-		`parameter/plain/text","error":"its type is String`, `parameter/expires","error":"it has an Expiration policy`,
+		`parameter/empty/tag","error":"tag rekey:rotator: is empty`, `parameter/plain/text","error":"its type is String`, `parameter/expires","error":"it has an Expiration policy`,
 	} {
 		if !strings.Contains(log, said) {
 			t.Errorf("the log does not say %s", said)
@@ -418,5 +420,57 @@ func TestATargetThatIsNotThere(t *testing.T) {
 	in.tick()
 	if got := in.rotations("/app", a); got != 1 {
 		t.Errorf("it was rotated %d times\n%s", got, in.log.String())
+	}
+}
+
+// A rotation that was begun and ended in the dead-letter queue is finished at the next
+// tick, due or not, and whether its window is open: the target has the new password,
+// and readers the old one. A record that somebody's change has overtaken is not.
+func TestWhatWasBegunIsFinished(t *testing.T) {
+	in := newInstallation(t)
+	later := time.Now().UTC().Add(3 * time.Hour)
+	tags := map[string]string{
+		"rekey:rotator": "postgres", "rekey:every": "30d",
+		"rekey:window": later.Format("15:04") + "-" + later.Add(2*time.Hour).Format("15:04"),
+	}
+	begin := func(name string) account {
+		a := in.add(name, time.Minute, tags)
+		found, err := paramstore.Describe(t.Context(), in.ssm, []string{name})
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%v (%v)", found, err)
+		}
+		p := found[0].Parameter
+		store := paramstore.New(in.ssm, p, rate.NewLimiter(rate.Inf, 0))
+		attempt, err := store.Load(t.Context(), p.ARN, p.Token())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.PutPending(t.Context(), attempt, rotators.NewSecret(asJSON(a.user, "the second password"))); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	half, overtaken := begin("/half"), begin("/overtaken")
+	in.add("/untouched", time.Minute, tags)
+	if err := database.Exec(t.Context(), fmt.Sprintf("ALTER ROLE %s PASSWORD 'the second password'", half.user)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := in.ssm.PutParameter(t.Context(), &ssm.PutParameterInput{Name: aws.String("/overtaken"), Value: &overtaken.value, Overwrite: aws.Bool(true)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.tick()
+	if got := in.rotations("/half", half); got != 1 {
+		t.Errorf("it was rotated %d times\n%s", got, in.log.String())
+	}
+	if n := strings.Count(in.log.String(), `"due":1,"queued":1,`); n != 1 {
+		t.Errorf("more or less than one was queued\n%s", in.log.String())
+	}
+	in.mu.Lock()
+	in.forward += 10 * time.Minute
+	in.mu.Unlock()
+	in.tick()
+	if !strings.Contains(in.log.String(), `"due":0,"queued":0,`) {
+		t.Errorf("it was queued again\n%s", in.log.String())
 	}
 }

@@ -49,7 +49,7 @@ func ParameterPlanner(cfg aws.Config) lambda.Handler {
 		tagging: tagging.NewFromConfig(cfg, func(o *tagging.Options) { o.RetryMaxAttempts = 8 }),
 		ssm:     parameterStore(cfg),
 		queue:   sqs.NewFromConfig(cfg),
-		reads:   rate.NewLimiter(plannerReads, plannerReads),
+		reads:   rate.NewLimiter(plannerReads, 1),
 		writes:  rate.NewLimiter(plannerWrites, 1),
 		log:     slog.New(lambdacontext.NewLogHandler()),
 	}
@@ -104,7 +104,8 @@ type tick struct {
 	time time.Time // for which it was scheduled
 	now  time.Time
 
-	due []*inventory.Parameter // not queued yet
+	begun map[string]bool        // the records there are
+	due   []*inventory.Parameter // not queued yet
 
 	managed, looked, found, queued, misconfigured, paused, overdue int
 }
@@ -115,6 +116,9 @@ func (t *tick) plan(ctx context.Context) error {
 		return err
 	}
 	t.managed = len(all)
+	if t.begun, err = paramstore.Begun(ctx, t.ssm, t.reads); err != nil {
+		return err
+	}
 	var rotatable []*inventory.Parameter
 	for i := range all {
 		switch p := &all[i]; {
@@ -128,7 +132,12 @@ func (t *tick) plan(ctx context.Context) error {
 	}
 	err = t.choose(ctx, rotatable)
 	// What was found is queued, whatever ended the search.
-	return errors.Join(err, t.enqueue(ctx))
+	for len(t.due) > 0 {
+		if queueErr := t.enqueue(ctx); queueErr != nil {
+			return errors.Join(err, queueErr)
+		}
+	}
+	return err
 }
 
 // reserve is what is kept of the time to queue what was found.
@@ -182,49 +191,63 @@ func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
 		t.overdue++
 		t.log.WarnContext(ctx, "overdue", "id", p.ARN, "since", p.Schedule.Deadline(p.Changed))
 	}
-	if _, open := p.Schedule.Window.Open(t.now); open && !t.now.Before(p.Due()) {
+	if _, due := t.isDue(p); due || t.isBegun(p) {
 		t.found++
 		t.due = append(t.due, p)
 	}
 }
 
-// enqueue orders the rotation of what is due.
+// isDue tells whether a rotation may begin now, and until when; zero: any time.
+func (t *tick) isDue(p *inventory.Parameter) (until time.Time, due bool) {
+	until, open := p.Schedule.Window.Open(t.now)
+	return until, open && !t.now.Before(p.Due())
+}
+
+// isBegun tells whether there is a rotation that was not finished. It is, at any time:
+// the target may have the new value already, which readers lack.
+func (t *tick) isBegun(p *inventory.Parameter) bool {
+	return t.begun[paramstore.Parameter{ARN: p.ARN, Base: p.Version}.Record()]
+}
+
+// enqueue orders the rotation of what is due, of as many as one call describes.
 func (t *tick) enqueue(ctx context.Context) error {
-	for chunk := range slices.Chunk(t.due, paramstore.DescribeAtOnce) {
-		byName := map[string]*inventory.Parameter{}
-		var names []string
-		for _, p := range chunk {
-			byName[p.Name] = p
-			names = append(names, p.Name)
-		}
-		if err := t.writes.Wait(ctx); err != nil {
-			return err
-		}
-		described, err := paramstore.Describe(ctx, t.ssm, names)
-		if err != nil {
-			return err
-		}
-		var orders []queue.Message
-		for _, d := range described {
-			p := byName[d.Name]
-			if p == nil || d.Base != p.Version {
-				continue // changed since it was looked at, and so not due any more
-			}
-			if d.Refused != nil {
-				t.complain(ctx, p, d.Refused)
-				continue
-			}
-			d.ARN = p.ARN // DescribeParameters did not always tell it
-			until, _ := p.Schedule.Window.Open(t.now)
-			orders = append(orders, queue.Message{Parameter: d.Parameter, Until: until})
-		}
-		sent, err := queue.Send(ctx, t.queue, t.url, orders)
-		t.queued += sent
-		if err != nil {
-			return err
-		}
+	batch := t.due[:min(len(t.due), paramstore.DescribeAtOnce)]
+	byName := map[string]*inventory.Parameter{}
+	var names []string
+	for _, p := range batch {
+		byName[p.Name] = p
+		names = append(names, p.Name)
 	}
-	t.due = nil
+	if err := t.writes.Wait(ctx); err != nil {
+		return err
+	}
+	described, err := paramstore.Describe(ctx, t.ssm, names)
+	if err != nil {
+		return err
+	}
+	var orders []queue.Message
+	for _, d := range described {
+		p := byName[d.Name]
+		if p == nil || d.Base != p.Version {
+			continue // changed since it was looked at, and so not due any more
+		}
+		if d.Refused != nil {
+			t.complain(ctx, p, d.Refused)
+			continue
+		}
+		d.ARN = p.ARN // DescribeParameters did not always tell it
+		until, due := t.isDue(p)
+		if !due {
+			until = t.now // only to be finished: it is too late to begin another
+		}
+		orders = append(orders, queue.Message{Parameter: d.Parameter, Until: until})
+	}
+	sent, err := queue.Send(ctx, t.queue, t.url, orders)
+	t.queued += sent
+	if err != nil {
+		return err
+	}
+	t.due = t.due[len(batch):]
 	return nil
 }
 

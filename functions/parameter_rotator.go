@@ -42,10 +42,20 @@ func ParameterRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler
 	h.engine, h.accounts, setUpErr = setUp(cfg, registry)
 	h.url, urlErr = queueURL(os.Getenv)
 	writes, writesErr := writesPerSecond(os.Getenv)
-	h.writes = rate.NewLimiter(rate.Limit(writes), 1)
+	h.writes = rate.NewLimiter(rate.Limit(writes*ofShare), ofRotation)
 	h.err = environmentError(setUpErr, urlErr, writesErr)
 	return h
 }
+
+const (
+	// ofShare is what a worker uses of its share of the writes. The planner needs
+	// some too, one for fifty rotations, and is refused for as long as workers leave
+	// nothing.
+	ofShare = 0.97
+	// ofRotation is how many writes a rotation makes. A worker saves up so many
+	// while it waits for a slow target.
+	ofRotation = 2
+)
 
 // parameterStore returns the client of both functions. Parameter Store's quotas
 // are an account's, and others use them too, so a call that is throttled is
@@ -124,9 +134,7 @@ func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	store := paramstore.New(h.ssm, p, h.writes)
 	why, err := h.drop(ctx, store, m)
 	if err != nil {
-		err = &rotation.StepError{Step: rotation.CreateSecret, ID: p.ARN, Err: err}
-		h.engine.Log.ErrorContext(ctx, "order", "id", p.ARN, "error", err.Error(), "permanent", rotators.IsPermanent(err))
-		return err
+		return h.logged(ctx, p, err)
 	}
 	if why != "" {
 		h.engine.Log.InfoContext(ctx, "nothing is done", "id", p.ARN, "version", p.Base, "reason", why)
@@ -139,9 +147,16 @@ func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	// What somebody stored by hand does not work. A new attempt, from their
 	// version, has the target accept what readers get.
 	if p, err = h.now(ctx, p); err != nil {
-		return &rotation.StepError{Step: rotation.CreateSecret, ID: p.ARN, Err: err}
+		return h.logged(ctx, m.Parameter, err)
 	}
 	return engine.Run(ctx, paramstore.New(h.ssm, p, h.writes), p.ARN, p.Token())
+}
+
+// logged makes an error of what failed before a step, which the engine does not log.
+func (h *parameterRotator) logged(ctx context.Context, p paramstore.Parameter, err error) error {
+	err = &rotation.StepError{Step: rotation.CreateSecret, ID: p.ARN, Err: err}
+	h.engine.Log.ErrorContext(ctx, "order", "id", p.ARN, "error", err.Error(), "permanent", rotators.IsPermanent(err))
+	return err
 }
 
 // now returns the parameter as it is now.
@@ -167,6 +182,8 @@ func (h *parameterRotator) drop(ctx context.Context, store *paramstore.Store, m 
 	switch {
 	case errors.Is(err, paramstore.ErrGone):
 		return "the parameter was deleted", nil
+	case errors.Is(err, paramstore.ErrUntagged):
+		return paramstore.ErrUntagged.Error(), nil
 	case err != nil:
 		return "", err
 	case a.State == rotation.Current && a.Tags.Retire == "" && !store.Begun():

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -91,7 +92,7 @@ func (r *secretRotation) look(ctx context.Context) (how string, done bool, err e
 	if r.lost++; r.lost < settles {
 		return "ordered", false, nil
 	}
-	return "", false, fmt.Errorf("Secrets Manager abandoned the rotation of %s: somebody stored another version meanwhile, or took AWSPENDING off version %s; order it again if that was not what you wanted", name, r.token)
+	return "", false, fmt.Errorf("the rotation of %s was abandoned by Secrets Manager: somebody stored another version meanwhile, or took AWSPENDING off version %s; order it again if that was not what you wanted", name, r.token)
 }
 
 func (r *secretRotation) where() string {
@@ -106,12 +107,13 @@ func (r *secretRotation) where() string {
 type parameterRotation struct {
 	client    *ssm.Client
 	parameter paramstore.Parameter // as it was ordered
-	begun     bool                 // a record was seen
+	// Who stored the record and who the next version, once they were seen. Without
+	// decryption this is what tells a version of rekey's from one stored by hand.
+	worker, next string
 }
 
 func (r *parameterRotation) look(ctx context.Context) (how string, done bool, err error) {
 	p := r.parameter
-	// Without decryption: what counts is what there is.
 	out, err := r.client.GetParameters(ctx, &ssm.GetParametersInput{Names: []string{p.Name, p.Record()}})
 	if err != nil {
 		return "", false, fmt.Errorf("the rotation goes on, and cannot be followed: %w", err)
@@ -119,43 +121,66 @@ func (r *parameterRotation) look(ctx context.Context) (how string, done bool, er
 	version, record := int64(0), false
 	for _, found := range out.Parameters {
 		if aws.ToString(found.Name) == p.Record() {
-			record, r.begun = true, true
-			continue
+			record = true
+		} else {
+			version = found.Version
 		}
-		version = found.Version
+	}
+	if record && r.worker == "" {
+		if r.worker, err = r.storedBy(ctx, p.Record()); err != nil {
+			return "", false, err
+		}
+	}
+	if version > p.Base && r.next == "" {
+		if r.next, err = r.storedBy(ctx, p.Name); err != nil {
+			return "", false, err
+		}
 	}
 	switch {
 	case version == 0 && record:
-		return "", false, fmt.Errorf("%s was deleted while it was being rotated: the target may accept nothing but what %s holds; read it there if it is still needed, and delete that", p.Name, p.Record())
+		err = fmt.Errorf("%s was deleted while it was being rotated: the target may accept nothing but what %s holds; read it there if it is still needed, and delete that", p.Name, p.Record())
 	case version == 0:
-		return "", false, fmt.Errorf("%s was deleted", p.Name)
+		err = fmt.Errorf("%s was deleted", p.Name)
 	case version == p.Base && !record:
-		return "ordered", false, nil
+		how = "ordered"
 	case version == p.Base:
-		return "a value is pending in " + p.Record(), false, nil
+		how = "a value is pending in " + p.Record()
+	case version > p.Base+1:
+		err = fmt.Errorf("version %d of %s is current, and it was to be %d: somebody changed the parameter meanwhile; the log of parameter-rotator says what became of the order, and get-parameter-history who stored what", version, p.Name, p.Base+1)
+	case r.worker == "" && strings.Contains(r.next, parameterRotator):
+		// Too quick for the record to be seen. Lambda names a function's session
+		// after the function.
+		how, done = fmt.Sprintf("version %d of %s is current", version, p.Name), !record
+	case r.worker == "":
+		err = fmt.Errorf("version %d of %s is current, and %s stored it: if that is the function that takes orders, the rotation is done and was too quick to be seen; if not, the parameter was changed first, and the order comes to nothing", version, p.Name, r.next)
+	case r.next != r.worker:
+		err = fmt.Errorf("version %d of %s is current, and %s stored it while %s was rotating it; the log of parameter-rotator says what became of the order", version, p.Name, r.next, r.worker)
 	case record:
-		return fmt.Sprintf("version %d is current, and the record is still there", version), false, nil
-	case version == p.Base+1 && r.begun:
-		return fmt.Sprintf("version %d of %s is current", version, p.Name), true, nil
-	case version == p.Base+1:
-		return "", false, r.unseen(ctx)
+		how = fmt.Sprintf("version %d is current, and is being cleared up after", version)
+	default:
+		how, done = fmt.Sprintf("version %d of %s is current", version, p.Name), true
 	}
-	return "", false, fmt.Errorf("version %d of %s is current, and version %d was to be: somebody else changed it meanwhile; read in the log of parameter-rotator what became of this order, and who stored what in get-parameter-history", version, p.Name, p.Base+1)
+	return how, done, err
 }
 
-// unseen says who made the next version, whose record was not seen.
-func (r *parameterRotation) unseen(ctx context.Context) error {
-	p := r.parameter
-	who := "somebody unknown"
-	out, err := r.client.DescribeParameters(ctx, &ssm.DescribeParametersInput{
-		ParameterFilters: []types.ParameterStringFilter{{Key: aws.String("Name"), Option: aws.String("Equals"), Values: []string{p.Name}}},
+// storedBy returns the ARN of who stored the latest version of a parameter; "" if
+// it is not there.
+func (r *parameterRotation) storedBy(ctx context.Context, name string) (string, error) {
+	pages := ssm.NewDescribeParametersPaginator(r.client, &ssm.DescribeParametersInput{
+		ParameterFilters: []types.ParameterStringFilter{{Key: aws.String("Name"), Option: aws.String("Equals"), Values: []string{name}}},
 	})
-	if err == nil && len(out.Parameters) == 1 {
-		who = aws.ToString(out.Parameters[0].LastModifiedUser)
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return "", fmt.Errorf("the rotation goes on, and cannot be followed: %w", err)
+		}
+		for _, found := range page.Parameters {
+			return aws.ToString(found.LastModifiedUser), nil
+		}
 	}
-	return fmt.Errorf("version %d of %s is current, and was stored by %s: if that is parameter-rotator, the rotation is done, and was too quick to be seen; if not, %[3]s changed the parameter first, and the order came to nothing", p.Base+1, p.Name, who)
+	return "", nil
 }
 
 func (r *parameterRotation) where() string {
-	return "read why in the log of parameter-rotator, and look for the order in the queue's dead-letter queue"
+	return "read why in the log of parameter-rotator, and look for the order in the dead-letter queue"
 }

@@ -242,7 +242,7 @@ func (f *foresight) writeTable(w io.Writer) error {
 			changed = about(f.now.Sub(p.Changed))
 		}
 		fmt.Fprintln(columns, strings.Join([]string{
-			p.Name, p.Rotator, cmp.Or(p.Every, "-"), cmp.Or(p.Window, "-"), changed, f.when(p),
+			p.Name, p.Rotator, cmp.Or(p.Every, "-"), cmp.Or(p.Window, "any time"), changed, f.when(p),
 		}, "\t"))
 	}
 	columns.Flush()

@@ -229,7 +229,7 @@ func (o *order) rotateSecret(ctx context.Context, secret *secretsmanager.Describ
 	if !o.wait {
 		return nil
 	}
-	return o.follow(ctx, &secretRotation{client, secret, token, 0})
+	return o.follow(ctx, &secretRotation{client: client, secret: secret, token: token})
 }
 
 func (o *order) rotateParameter(ctx context.Context, d *paramstore.Described) error {
@@ -256,7 +256,7 @@ func (o *order) rotateParameter(ctx context.Context, d *paramstore.Described) er
 	if !o.wait {
 		return nil
 	}
-	return o.follow(ctx, &parameterRotation{client, d.Parameter, false})
+	return o.follow(ctx, &parameterRotation{client: client, parameter: d.Parameter})
 }
 
 // parameterTags reads the tags of a parameter.

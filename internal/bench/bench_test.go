@@ -44,8 +44,8 @@ import (
 // Where Python has boto3, it also measures how long it takes from exec until
 // that is imported, which is what AWS's own templates do first.
 func BenchmarkStart(b *testing.B) {
-	shipped, empty := functions(b)
-	firstPoll := func(bootstrap string) float64 {
+	empty := function(b, "emptyfunction")
+	firstPoll := func(b *testing.B, bootstrap string) float64 {
 		f := locallambda.New(locallambda.Config{Name: "bench", Bootstrap: bootstrap, Env: keys})
 		defer f.Close()
 		// How the invocation ends does not matter: the poll comes before it.
@@ -57,36 +57,41 @@ func BenchmarkStart(b *testing.B) {
 		return milliseconds(polled)
 	}
 	python := exec.Command("python3", "-c", "import boto3").Run() == nil
-	var ofShipped, ofEmpty, ofPython []float64
-	for turn := 0; b.Loop(); turn++ {
-		// Neither is always the one that comes after the other.
-		if turn%2 == 0 {
-			ofShipped = append(ofShipped, firstPoll(shipped))
-			ofEmpty = append(ofEmpty, firstPoll(empty))
-		} else {
-			ofEmpty = append(ofEmpty, firstPoll(empty))
-			ofShipped = append(ofShipped, firstPoll(shipped))
-		}
-		if python {
-			ofPython = append(ofPython, importBoto3(b))
-		}
-	}
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(median(ofShipped), "shipped-ms")
-	b.ReportMetric(median(ofEmpty), "empty-ms")
-	b.ReportMetric(median(ofShipped)/median(ofEmpty), "ratio")
-	if python {
-		b.ReportMetric(median(ofPython), "boto3-ms")
+	for _, name := range []string{"secret-rotator", "parameter-planner", "parameter-rotator"} {
+		b.Run(name, func(b *testing.B) {
+			shipped := function(b, name)
+			var ofShipped, ofEmpty, ofPython []float64
+			for turn := 0; b.Loop(); turn++ {
+				// Neither is always the one that comes after the other.
+				if turn%2 == 0 {
+					ofShipped = append(ofShipped, firstPoll(b, shipped))
+					ofEmpty = append(ofEmpty, firstPoll(b, empty))
+				} else {
+					ofEmpty = append(ofEmpty, firstPoll(b, empty))
+					ofShipped = append(ofShipped, firstPoll(b, shipped))
+				}
+				if python && name == "secret-rotator" { // once is enough
+					ofPython = append(ofPython, importBoto3(b))
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(ofShipped), "shipped-ms")
+			b.ReportMetric(median(ofEmpty), "empty-ms")
+			b.ReportMetric(median(ofShipped)/median(ofEmpty), "ratio")
+			if len(ofPython) > 0 {
+				b.ReportMetric(median(ofPython), "boto3-ms")
+			}
+		})
 	}
 }
 
 // BenchmarkMemory measures the peak resident memory of a process that takes the
 // four steps of one rotation.
 func BenchmarkMemory(b *testing.B) {
-	shipped, empty := functions(b)
+	shipped, empty := function(b, "secret-rotator"), function(b, "emptyfunction")
 	s := newSetup(b)
 	peak := func(bootstrap, token string) float64 {
-		f := s.function(bootstrap)
+		f := s.function(bootstrap, 0)
 		defer f.Close()
 		s.takeSteps(f, token)
 		return float64(f.Stats().PeakRSS) / 1e6
@@ -106,9 +111,9 @@ func BenchmarkMemory(b *testing.B) {
 // one before, and counts AWS calls and logins. Of the counts it reports the
 // largest. The peak of memory is that of the process after all rotations.
 func BenchmarkRotation(b *testing.B) {
-	shipped, _ := functions(b)
+	shipped := function(b, "secret-rotator")
 	s := newSetup(b)
-	f := s.function(shipped)
+	f := s.function(shipped, 0)
 	defer f.Close()
 	s.takeSteps(f, s.reserve())
 
@@ -150,9 +155,9 @@ func BenchmarkRotation(b *testing.B) {
 // server's log has it to the millisecond, to the end of finishSecret, so it is
 // too long by what follows the promotion.
 func BenchmarkGap(b *testing.B) {
-	shipped, _ := functions(b)
+	shipped := function(b, "secret-rotator")
 	s := newSetup(b)
-	f := s.function(shipped)
+	f := s.function(shipped, 0)
 	defer f.Close()
 	// A process that has never made a rotation is not what is measured.
 	s.takeSteps(f, s.reserve())
@@ -198,25 +203,24 @@ func BenchmarkGap(b *testing.B) {
 	b.ReportMetric(slices.Max(refused), "refused-max")
 }
 
-// functions returns the bootstrap files of the shipped function and of the
-// empty one.
-func functions(b *testing.B) (shipped, empty string) {
+// function returns the bootstrap file of a function.
+func function(b *testing.B, name string) string {
 	b.Helper()
 	dir, err := builds()
 	if err != nil {
 		b.Fatal(err)
 	}
-	return filepath.Join(dir, "secret-rotator"), filepath.Join(dir, "emptyfunction")
+	return filepath.Join(dir, name)
 }
 
-// builds compiles both for this machine, with the flags of the Makefile.
+// builds compiles all for this machine, with the flags of the Makefile.
 var builds = sync.OnceValues(func() (string, error) {
 	dir, err := filepath.Abs("../../build/bench")
 	if err != nil {
 		return "", err
 	}
 	build := exec.Command("go", "build", "-tags", "lambda.norpc", "-trimpath", "-ldflags=-s -w", "-o", dir+"/",
-		"../../functions/secret-rotator", "./emptyfunction")
+		"../../functions/secret-rotator", "../../functions/parameter-planner", "../../functions/parameter-rotator", "./emptyfunction")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
@@ -234,33 +238,60 @@ var (
 	steps = []string{"createSecret", "setSecret", "testSecret", "finishSecret"}
 )
 
-// setup is one secret and the PostgreSQL user it is for. Both servers are
-// spoken to by TLS, as on AWS.
+// local is AWS, spoken to by TLS as on AWS.
+type local struct {
+	b           *testing.B
+	cloud       *localaws.Server
+	endpoint    string
+	certificate *servers.Certificate // also for other servers
+	ca          string               // folder with the authority of all servers
+	config      aws.Config
+	log         bytes.Buffer // the function's
+}
+
+func newLocal(b *testing.B) *local {
+	b.Helper()
+	l := &local{b: b, cloud: localaws.New(localaws.Config{}), ca: b.TempDir()}
+	b.Cleanup(l.cloud.Close)
+	var err error
+	if l.certificate, err = servers.NewCertificate("127.0.0.1"); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.WriteFile(l.authority(), l.certificate.CA, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(l.certificate.Cert, l.certificate.Key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(l.cloud)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	server.StartTLS()
+	b.Cleanup(server.Close)
+	l.endpoint = server.URL
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(l.certificate.CA)
+	l.config = aws.Config{
+		Region: "us-east-1", BaseEndpoint: &l.endpoint,
+		Credentials: credentials.NewStaticCredentialsProvider("bench", "bench", ""),
+		HTTPClient:  &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}},
+	}
+	return l
+}
+
+// setup is one secret and the PostgreSQL user it is for.
 type setup struct {
-	b        *testing.B
+	*local
 	database *servers.PostgresServer
-	cloud    *localaws.Server
-	endpoint string
-	ca       string // folder with the authority of both servers
 	client   *secretsmanager.Client
 	arn      string
-	log      bytes.Buffer // the function's
 }
 
 func newSetup(b *testing.B) *setup {
 	b.Helper()
-	s := &setup{b: b, cloud: localaws.New(localaws.Config{}), ca: b.TempDir()}
-	b.Cleanup(s.cloud.Close)
-	certificate, err := servers.NewCertificate("127.0.0.1")
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := os.WriteFile(s.authority(), certificate.CA, 0o600); err != nil {
-		b.Fatal(err)
-	}
-
+	s := &setup{local: newLocal(b)}
 	s.database = servers.StartPostgres(b, servers.PostgresOptions{
-		Certificate: certificate,
+		Certificate: s.certificate,
 		// Seconds since 1970 and the session's process id in front of each line,
 		// and a line at the end of each statement.
 		Conf: []string{"log_line_prefix = '%n %p '", "log_duration = on"},
@@ -268,26 +299,8 @@ func newSetup(b *testing.B) *setup {
 	if err := s.database.Exec(b.Context(), fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", user, firstPassword)); err != nil {
 		b.Fatal(err)
 	}
-
-	pair, err := tls.X509KeyPair(certificate.Cert, certificate.Key)
-	if err != nil {
-		b.Fatal(err)
-	}
-	server := httptest.NewUnstartedServer(s.cloud)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
-	server.StartTLS()
-	b.Cleanup(server.Close)
-	s.endpoint = server.URL
-
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(certificate.CA)
-	s.client = secretsmanager.New(secretsmanager.Options{
-		Region: "us-east-1", BaseEndpoint: &s.endpoint,
-		Credentials: credentials.NewStaticCredentialsProvider("bench", "bench", ""),
-		HTTPClient:  &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}},
-	})
-	value := fmt.Sprintf(`{"engine":"postgres","host":%q,"port":%d,"username":%q,"password":%q,"dbname":"postgres"}`,
-		s.database.Host, s.database.Port, user, firstPassword)
+	s.client = secretsmanager.NewFromConfig(s.config)
+	value := s.value()
 	secret, err := s.client.CreateSecret(b.Context(), &secretsmanager.CreateSecretInput{Name: aws.String("app"), SecretString: &value})
 	if err != nil {
 		b.Fatal(err)
@@ -296,14 +309,21 @@ func newSetup(b *testing.B) *setup {
 	return s
 }
 
-func (s *setup) authority() string { return filepath.Join(s.ca, "ca.pem") }
+// value is the first one.
+func (s *setup) value() string {
+	return fmt.Sprintf(`{"engine":"postgres","host":%q,"port":%d,"username":%q,"password":%q,"dbname":"postgres"}`,
+		s.database.Host, s.database.Port, user, firstPassword)
+}
+
+func (l *local) authority() string { return filepath.Join(l.ca, "ca.pem") }
 
 // function returns the function of that bootstrap file. It trusts the system's
-// authorities too: reading them costs what it costs on Lambda.
-func (s *setup) function(bootstrap string) *locallambda.Function {
+// authorities too: reading them costs what it costs on Lambda. A timeout of 0 is
+// locallambda's own.
+func (l *local) function(bootstrap string, timeout time.Duration, env ...string) *locallambda.Function {
 	return locallambda.New(locallambda.Config{
-		Name: "bench", Bootstrap: bootstrap, Log: &s.log,
-		Env: append([]string{"AWS_ENDPOINT_URL=" + s.endpoint, "SSL_CERT_DIR=" + s.ca}, keys...),
+		Name: "bench", Bootstrap: bootstrap, Log: &l.log, Timeout: timeout,
+		Env: slices.Concat([]string{"AWS_ENDPOINT_URL=" + l.endpoint, "SSL_CERT_DIR=" + l.ca}, keys, env),
 	})
 }
 
