@@ -30,7 +30,12 @@ func loadAWS(ctx context.Context) (aws.Config, error) {
 	return cfg, err
 }
 
-// stageUsage describes the --stage flag, which two commands have.
+// stageUsage describes the --stage flag, which several commands have.
 const stageUsage = "the `STAGE` that is served, as in the tag rekey:stage (default REKEY_STAGE, else none)"
 
 func callersStage() string { return os.Getenv("REKEY_STAGE") }
+
+// queueUsage describes the --queue-url flag, which two commands have.
+const queueUsage = "the `URL` of the queue for parameters (default REKEY_QUEUE_URL)"
+
+func callersQueue() string { return os.Getenv("REKEY_QUEUE_URL") }

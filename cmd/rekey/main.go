@@ -1,7 +1,7 @@
 // The command rekey is for people whose credentials rekey rotates, and for those
 // who work on its Lambda functions or try them: it shows what will be rotated,
-// rotates one secret or parameter now, and runs the built functions on this
-// machine.
+// rotates one secret or parameter now, watches one being rotated, and runs the
+// built functions on this machine.
 package main
 
 import (
@@ -50,7 +50,7 @@ type call struct {
 const pause = 250 * time.Millisecond
 
 func commands() []*command {
-	return []*command{planCommand(), rotateCommand(), localCommand(), invokeCommand(), versionCommand()}
+	return []*command{planCommand(), rotateCommand(), watchCommand(), localCommand(), invokeCommand(), versionCommand()}
 }
 
 func main() {
@@ -90,7 +90,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 func help(w io.Writer) {
-	fmt.Fprint(w, "rekey shows what is rotated on AWS and when, rotates one credential now, and runs\nrekey's Lambda functions on this machine.\n\n")
+	fmt.Fprint(w, "rekey shows what is rotated on AWS and when, rotates one credential now, draws how\nan application fares meanwhile, and runs rekey's Lambda functions on this machine.\n\n")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  rekey %-8s %s\n", c.name, c.what)
 	}

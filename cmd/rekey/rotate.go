@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -71,7 +70,7 @@ func rotate(ctx context.Context, c *call) int {
 	flags := new(flag.FlagSet)
 	wait := flags.Bool("wait", false, "follow the rotation to its end")
 	timeout := flags.Duration("timeout", 5*time.Minute, "the `TIME` after which --wait gives up (default 5m)")
-	queueURL := flags.String("queue-url", os.Getenv("REKEY_QUEUE_URL"), "the `URL` of the queue for parameters (default REKEY_QUEUE_URL)")
+	queueURL := flags.String("queue-url", callersQueue(), queueUsage)
 	stage := flags.String("stage", callersStage(), stageUsage)
 	args, status, ok := c.parse(flags, 1)
 	if !ok {
@@ -90,25 +89,42 @@ func rotate(ctx context.Context, c *call) int {
 	}
 	o := &order{c, cfg, *stage, *queueURL, *wait, *timeout}
 
-	secret, parameter, err := o.find(ctx, m)
-	switch {
-	case err != nil:
-		return c.fail(err)
-	case secret != nil && parameter != nil:
-		return c.misuse("%s is the name of a secret and of a parameter: write ssm:%[1]s for the parameter, or %s for the secret", m.id, aws.ToString(secret.ARN))
-	case secret != nil:
-		err = o.rotateSecret(ctx, secret)
-	case parameter != nil && o.queueURL == "":
-		return c.misuse("%s is a parameter, and the queue for its order is not known: set REKEY_QUEUE_URL, or --queue-url, to the template's output ParameterQueueUrl", m.id)
-	case parameter != nil:
-		err = o.rotateParameter(ctx, parameter)
-	default:
-		err = fmt.Errorf("there is no %s %s in %s, or not in this account: see rekey plan and aws secretsmanager list-secrets", m, m.id, cfg.Region)
+	secret, parameter, status, ok := o.choose(ctx, m, true)
+	if !ok {
+		return status
 	}
-	if err != nil {
+	if err := o.rotate(ctx, secret, parameter); err != nil {
 		return c.fail(err)
 	}
 	return succeeded
+}
+
+// choose finds the one secret or parameter that is meant. If it returns false the
+// call is over, with the given status. orders tells whether a rotation is ordered,
+// which takes the queue for a parameter.
+func (o *order) choose(ctx context.Context, m meaning, orders bool) (secret *secretsmanager.DescribeSecretOutput, parameter *paramstore.Described, status int, ok bool) {
+	secret, parameter, err := o.find(ctx, m)
+	switch {
+	case err != nil:
+		status = o.fail(err)
+	case secret != nil && parameter != nil:
+		status = o.misuse("%s is the name of a secret and of a parameter: write ssm:%[1]s for the parameter, or %s for the secret", m.id, aws.ToString(secret.ARN))
+	case secret == nil && parameter == nil:
+		status = o.fail(fmt.Errorf("there is no %s %s in %s, or not in this account: see rekey plan and aws secretsmanager list-secrets", m, m.id, o.aws.Region))
+	case parameter != nil && orders && o.queueURL == "":
+		status = o.misuse("%s is a parameter, and the queue for its order is not known: set REKEY_QUEUE_URL, or --queue-url, to the template's output ParameterQueueUrl", m.id)
+	default:
+		ok = true
+	}
+	return secret, parameter, status, ok
+}
+
+// rotate orders the rotation of the one that is not nil.
+func (o *order) rotate(ctx context.Context, secret *secretsmanager.DescribeSecretOutput, parameter *paramstore.Described) error {
+	if secret != nil {
+		return o.rotateSecret(ctx, secret)
+	}
+	return o.rotateParameter(ctx, parameter)
 }
 
 // meaning is what a name may mean.
@@ -218,15 +234,9 @@ func (o *order) rotateSecret(ctx context.Context, secret *secretsmanager.Describ
 
 func (o *order) rotateParameter(ctx context.Context, d *paramstore.Described) error {
 	client := ssm.NewFromConfig(o.aws)
-	out, err := client.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{
-		ResourceType: ssmtypes.ResourceTypeForTaggingParameter, ResourceId: &d.Name,
-	})
+	tags, err := parameterTags(ctx, client, d.Name)
 	if err != nil {
-		return fmt.Errorf("reading the tags of %s: %w", d.Name, err)
-	}
-	tags := map[string]string{}
-	for _, tag := range out.TagList {
-		tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+		return err
 	}
 	schedule, _, problem := due.Read(tags)
 	if problem = errors.Join(problem, d.Refused); problem != nil {
@@ -247,6 +257,21 @@ func (o *order) rotateParameter(ctx context.Context, d *paramstore.Described) er
 		return nil
 	}
 	return o.follow(ctx, &parameterRotation{client: client, parameter: d.Parameter})
+}
+
+// parameterTags reads the tags of a parameter.
+func parameterTags(ctx context.Context, client *ssm.Client, name string) (map[string]string, error) {
+	out, err := client.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{
+		ResourceType: ssmtypes.ResourceTypeForTaggingParameter, ResourceId: &name,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the tags of %s: %w", name, err)
+	}
+	tags := map[string]string{}
+	for _, tag := range out.TagList {
+		tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+	}
+	return tags, nil
 }
 
 func stageName(stage string) string {

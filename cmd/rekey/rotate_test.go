@@ -25,15 +25,15 @@ import (
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// watch runs f, once, in the middle of the line that first holds text.
-type watch struct {
+// trigger runs f, once, in the middle of the line that first holds text.
+type trigger struct {
 	bytes.Buffer
 	text string
 	f    func()
 	once sync.Once
 }
 
-func (w *watch) Write(b []byte) (int, error) {
+func (w *trigger) Write(b []byte) (int, error) {
 	if strings.Contains(string(b), w.text) && w.f != nil {
 		w.once.Do(w.f)
 	}
@@ -43,7 +43,7 @@ func (w *watch) Write(b []byte) (int, error) {
 // rotateNow runs rekey rotate with looks a millisecond apart. When stderr shows
 // text, it runs f.
 func rotateNow(ctx context.Context, text string, f func(), args ...string) (status int, stdout, stderr string) {
-	out, log := new(bytes.Buffer), &watch{text: text, f: f}
+	out, log := new(bytes.Buffer), &trigger{text: text, f: f}
 	c := &call{command: rotateCommand(), args: args, stdin: strings.NewReader(""), stdout: out, stderr: log, now: time.Now, pause: time.Millisecond}
 	status = c.command.run(ctx, c)
 	return status, out.String(), log.String()

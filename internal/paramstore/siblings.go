@@ -17,24 +17,30 @@ import (
 // beside the password's: all that a rotator reads, and as many as one call takes.
 var siblingFields = []string{"engine", "host", "port", "username", "dbname", "ssl", "masterarn", "dbInstanceIdentifier", "dbClusterIdentifier"}
 
-// siblings reads the parameters beside the password's and returns them as a JSON
-// object.
-func (s *Store) siblings(ctx context.Context) (string, error) {
-	if s.connection != "" {
-		return s.connection, nil
+// siblings reads the parameters beside the password's once.
+func (s *Store) siblings(ctx context.Context) (connection string, err error) {
+	if s.connection == "" {
+		s.connection, err = Siblings(ctx, s.client, s.parameter.Name)
 	}
-	slash := strings.LastIndex(s.parameter.Name, "/")
+	return s.connection, err
+}
+
+// Siblings reads the parameters beside the one of that name, which holds the
+// password, and returns them as a JSON object: what rotation.Tags holds as the
+// Connection in place of rotation.Siblings.
+func Siblings(ctx context.Context, client *ssm.Client, name string) (string, error) {
+	slash := strings.LastIndex(name, "/")
 	if slash < 0 {
 		return "", rotators.Permanent(errors.New(`the tag rekey:connection is "siblings", and the parameter is in no path in which there could be any: write a URL there, like postgres://app@db.example.com:5432/shop`))
 	}
-	path := s.parameter.Name[:slash+1]
+	path := name[:slash+1]
 	var names []string
 	for _, field := range siblingFields {
-		if path+field != s.parameter.Name {
+		if path+field != name {
 			names = append(names, path+field)
 		}
 	}
-	out, err := s.client.GetParameters(ctx, &ssm.GetParametersInput{Names: names, WithDecryption: aws.Bool(true)})
+	out, err := client.GetParameters(ctx, &ssm.GetParametersInput{Names: names, WithDecryption: aws.Bool(true)})
 	if err != nil {
 		return "", fmt.Errorf("reading the parameters beside it, for its connection: %w", err)
 	}
@@ -53,9 +59,5 @@ func (s *Store) siblings(ctx context.Context) (string, error) {
 		return "", rotators.Permanent(fmt.Errorf(`the tag rekey:connection is "siblings", and there is no parameter %susername: make one for each part of the connection, among %s`, path, strings.Join(siblingFields, ", ")))
 	}
 	text, err := json.Marshal(fields)
-	if err != nil {
-		return "", err
-	}
-	s.connection = string(text)
-	return s.connection, nil
+	return string(text), err
 }
