@@ -107,7 +107,7 @@ type tick struct {
 	begun map[string]bool        // the records there are
 	due   []*inventory.Parameter // not queued yet
 
-	managed, looked, found, queued, misconfigured, paused, overdue int
+	managed, looked, found, queued, misconfigured, paused, overdue, retired int
 }
 
 func (t *tick) plan(ctx context.Context) error {
@@ -116,6 +116,9 @@ func (t *tick) plan(ctx context.Context) error {
 		return err
 	}
 	t.managed = len(all)
+	if err := t.retire(ctx); err != nil {
+		return err
+	}
 	if t.begun, err = paramstore.Begun(ctx, t.ssm, t.reads); err != nil {
 		return err
 	}
@@ -251,6 +254,36 @@ func (t *tick) enqueue(ctx context.Context) error {
 	return nil
 }
 
+// retire orders the retirement of what outlived its grace.
+func (t *tick) retire(ctx context.Context) error {
+	all, err := inventory.Retirements(ctx, t.tagging, t.stage)
+	if err != nil {
+		return err
+	}
+	var orders []queue.Message
+	for _, r := range all {
+		if r.At.After(t.now) {
+			continue
+		}
+		order := queue.Retirement{ARN: r.ARN, Version: r.Version}
+		if p := r.Parameter(); p != nil {
+			if err := t.reads.Wait(ctx); err != nil {
+				return err
+			}
+			if err := inventory.Look(ctx, t.ssm, []*inventory.Parameter{p}); err != nil {
+				return err
+			}
+			if p.Version == 0 {
+				continue // deleted; the index of tags is late
+			}
+			order.Name = p.Name
+		}
+		orders = append(orders, queue.Message{Retire: &order})
+	}
+	t.retired, err = queue.Send(ctx, t.queue, t.url, orders)
+	return err
+}
+
 func (t *tick) complain(ctx context.Context, p *inventory.Parameter, problem error) {
 	t.misconfigured++
 	t.log.WarnContext(ctx, "misconfigured", "id", p.ARN, "error", problem.Error())
@@ -272,6 +305,7 @@ func (t *tick) report(ctx context.Context, err error) {
 		slog.Int("misconfigured", t.misconfigured),
 		slog.Int("paused", t.paused),
 		slog.Int("overdue", t.overdue),
+		slog.Int("retirements", t.retired),
 		slog.Int64("milliseconds", time.Since(t.now).Milliseconds()),
 	}
 	if err != nil {
@@ -279,7 +313,7 @@ func (t *tick) report(ctx context.Context, err error) {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
 	var metrics []any
-	for _, name := range []string{"managed", "due", "queued", "misconfigured", "overdue"} {
+	for _, name := range []string{"managed", "due", "queued", "misconfigured", "overdue", "retirements"} {
 		metrics = append(metrics, map[string]string{"Name": name, "Unit": "Count"})
 	}
 	attrs = append(attrs, slog.Any("_aws", map[string]any{

@@ -19,6 +19,7 @@ import (
 	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/queue"
 	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/internal/secretstore"
 	"github.com/rekeyhq/rekey/rotators"
 )
 
@@ -88,7 +89,7 @@ func (h *parameterRotator) Invoke(ctx context.Context, payload []byte) ([]byte, 
 	if err == nil {
 		var m queue.Message
 		if m, err = queue.Decode(record.Body); err == nil {
-			if err := h.rotate(ctx, m); err != nil {
+			if err := h.carryOut(ctx, m); err != nil {
 				return nil, h.failed(ctx, record, err)
 			}
 			return []byte("null"), nil
@@ -123,6 +124,29 @@ func (h *parameterRotator) failed(ctx context.Context, m events.SQSMessage, err 
 	})
 	if changeErr != nil {
 		h.engine.Log.WarnContext(ctx, "the message comes back later than it should", "messageId", m.MessageId, "error", changeErr.Error())
+	}
+	return err
+}
+
+func (h *parameterRotator) carryOut(ctx context.Context, m queue.Message) error {
+	if m.Retire != nil {
+		return h.retire(ctx, *m.Retire)
+	}
+	return h.rotate(ctx, m)
+}
+
+// retire withdraws an old credential whose grace is over, of a parameter or of a
+// secret.
+func (h *parameterRotator) retire(ctx context.Context, r queue.Retirement) error {
+	engine := h.engine
+	engine.Others = &others{h.accounts, r.ARN}
+	var store rotation.Store = secretstore.New(h.accounts.secrets(ctx, r.ARN), rotators.Secret{})
+	if r.Name != "" {
+		store = paramstore.New(h.ssm, paramstore.Parameter{ARN: r.ARN, Name: r.Name}, h.writes)
+	}
+	err := engine.Retire(ctx, store, r.ARN, r.Version)
+	if errors.Is(err, paramstore.ErrGone) || errors.Is(err, paramstore.ErrUntagged) {
+		return nil // the engine has logged it, and there is nothing to do about it
 	}
 	return err
 }

@@ -85,6 +85,51 @@ func Tagged(ctx context.Context, client *tagging.Client, stage string, progress 
 	return found, nil
 }
 
+// Retirement is the order to retire the old credential of a secret or parameter.
+type Retirement struct {
+	ARN, Version string
+	At           time.Time // when its grace is over; zero: it is
+}
+
+// Retirements finds the secrets and parameters of this stage that have such an
+// order, in their tag rekey:retire. Tags that cannot be read are left out: a
+// parameter's are reported where Tagged finds them, a secret's by its next rotation.
+func Retirements(ctx context.Context, client *tagging.Client, stage string) ([]Retirement, error) {
+	var found []Retirement
+	pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
+		ResourceTypeFilters: []string{"ssm:parameter", "secretsmanager:secret"},
+		ResourcesPerPage:    aws.Int32(100),
+		TagFilters:          []tagtypes.TagFilter{{Key: aws.String(rotation.TagRetire)}},
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("looking for the tag %s: %w", rotation.TagRetire, err)
+		}
+		for _, resource := range page.ResourceTagMappingList {
+			tags := map[string]string{}
+			for _, tag := range resource.Tags {
+				tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+			}
+			read, err := rotation.ReadTags(tags)
+			if err != nil || read.Retire == "" || tags[rotation.TagPrefix+"stage"] != stage {
+				continue
+			}
+			found = append(found, Retirement{ARN: aws.ToString(resource.ResourceARN), Version: read.Retire, At: read.RetireAt})
+		}
+	}
+	return found, nil
+}
+
+// Parameter is the parameter that the order is for, for Look to find its name; nil
+// if it is for a secret.
+func (r Retirement) Parameter() *Parameter {
+	if parsed, _ := arn.Parse(r.ARN); parsed.Service != "ssm" {
+		return nil
+	}
+	return &Parameter{ARN: r.ARN, Name: nameOf(r.ARN)}
+}
+
 // nameOf is the name in a parameter's ARN. An ARN has one slash where a name in a
 // path has two, so a name that is in no path may start with one or not: that is
 // for look to find out.

@@ -191,7 +191,7 @@ func (s *Store) Promote(_ context.Context, a *rotation.Attempt) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.Tags.Retire != "" {
-		s.tag(rotation.TagRetire, a.Tags.Retire)
+		s.tag(rotation.TagRetire, a.Tags.RetireOrder())
 	}
 	switch s.current {
 	case a.Token:

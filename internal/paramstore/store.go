@@ -503,7 +503,7 @@ const (
 // Policies are not sent: AWS keeps them "until you send new policies".
 func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	if a.Tags.Retire != "" {
-		if err := s.tag(ctx, rotation.TagRetire, a.Tags.Retire); err != nil {
+		if err := s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder()); err != nil {
 			return err
 		}
 	}

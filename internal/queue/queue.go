@@ -22,9 +22,11 @@ import (
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// Message orders the rotation of one parameter. It never holds a value.
+// Message orders the rotation of one parameter or, if Retire is set, the retirement
+// of one old credential. It never holds a value.
 type Message struct {
-	Parameter paramstore.Parameter `json:"parameter"`
+	Parameter paramstore.Parameter `json:"parameter,omitzero"`
+	Retire    *Retirement          `json:"retire,omitempty"`
 	// Until is the end of the window in which the rotation may begin; zero: any
 	// time.
 	Until time.Time `json:"until,omitzero"`
@@ -33,9 +35,29 @@ type Message struct {
 	Nonce string `json:"nonce,omitempty"`
 }
 
+// Retirement names a version whose credential is to be retired.
+type Retirement struct {
+	ARN     string `json:"arn"`            // of the secret or parameter
+	Name    string `json:"name,omitempty"` // of the parameter
+	Version string `json:"version"`
+}
+
+// group is the same for all that is ordered of one secret or parameter.
+func (m Message) group() string {
+	if m.Retire != nil {
+		return paramstore.Parameter{ARN: m.Retire.ARN}.Group()
+	}
+	return m.Parameter.Group()
+}
+
 // deduplication tells SQS which messages are the same. Of those it takes one in
 // five minutes.
-func (m Message) deduplication() string { return m.Parameter.Token() + m.Nonce }
+func (m Message) deduplication() string {
+	if m.Retire != nil {
+		return "retire-" + paramstore.Parameter{ARN: m.Retire.ARN + " " + m.Retire.Version}.Group()
+	}
+	return m.Parameter.Token() + m.Nonce
+}
 
 // Decode reads the body of a message. It refuses what it does not know: an order
 // of a later version may ask for something else than a rotation.
@@ -45,6 +67,12 @@ func Decode(body string) (Message, error) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&m); err != nil {
 		return m, rotators.Permanent(fmt.Errorf("the message is none of rekey's orders, or one of another version: %w", err))
+	}
+	if r := m.Retire; r != nil {
+		if r.ARN == "" || r.Version == "" {
+			return m, rotators.Permanent(errors.New("the message does not say which version of which secret or parameter to retire: send what the planner sends"))
+		}
+		return m, nil
 	}
 	p := m.Parameter
 	if p.ARN == "" || p.Name == "" || p.Base < 1 {
@@ -67,7 +95,7 @@ func Send(ctx context.Context, client *sqs.Client, url string, messages []Messag
 			}
 			entries = append(entries, types.SendMessageBatchRequestEntry{
 				Id: aws.String(strconv.Itoa(i)), MessageBody: aws.String(string(body)),
-				MessageGroupId: aws.String(m.Parameter.Group()), MessageDeduplicationId: aws.String(m.deduplication()),
+				MessageGroupId: aws.String(m.group()), MessageDeduplicationId: aws.String(m.deduplication()),
 			})
 		}
 		out, err := client.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{QueueUrl: &url, Entries: entries})

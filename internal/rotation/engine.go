@@ -114,11 +114,7 @@ func (w *work) do(ctx context.Context, token string) error {
 
 // guarded carries out a step inside the boundary and reports it.
 func (w *work) guarded(ctx context.Context, run func(context.Context) error) error {
-	now := time.Now
-	if w.Now != nil {
-		now = w.Now
-	}
-	start := now()
+	start := w.now()
 	ctx, cancel := withMargin(ctx, start)
 	defer cancel()
 
@@ -132,8 +128,15 @@ func (w *work) guarded(ctx context.Context, run func(context.Context) error) err
 	if err != nil {
 		err = &StepError{Step: w.step, ID: w.id, Err: err}
 	}
-	w.report(ctx, start, now().Sub(start), err)
+	w.report(ctx, start, w.now().Sub(start), err)
 	return err
+}
+
+func (e *Engine) now() time.Time {
+	if e.Now != nil {
+		return e.Now()
+	}
+	return time.Now()
 }
 
 // load finds the attempt that token names.
@@ -295,9 +298,12 @@ func (w *work) promote(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.attempt.Tags.Retire = ""
+	w.attempt.Tags.Retire, w.attempt.Tags.RetireAt = "", time.Time{}
 	if grace >= 0 {
 		w.attempt.Tags.Retire = w.attempt.Current
+	}
+	if grace > 0 {
+		w.attempt.Tags.RetireAt = w.now().Add(grace)
 	}
 	if err := w.store.Promote(ctx, w.attempt); err != nil {
 		return fmt.Errorf("making version %s current: %w", w.attempt.Token, err)

@@ -30,6 +30,9 @@ type Tags struct {
 	Connection string
 	// Retire names the version whose credential is to be retired; "" for none.
 	Retire string
+	// RetireAt is when its grace is over; zero: it is. It is written with the order,
+	// because who looks for orders does not know the rotators and their graces.
+	RetireAt time.Time
 }
 
 // ReadTags decodes tags. Tags outside rekey's prefix are not rekey's business;
@@ -48,6 +51,15 @@ func ReadTags(tags map[string]string) (Tags, error) {
 		}
 	}
 	return t, rotators.Permanent(errors.Join(problems...))
+}
+
+// RetireOrder is the value of the tag rekey:retire: the version and, if its grace is
+// not over at once, when it is.
+func (t Tags) RetireOrder() string {
+	if t.RetireAt.IsZero() {
+		return t.Retire
+	}
+	return t.Retire + " " + t.RetireAt.UTC().Format(time.RFC3339)
 }
 
 func (t *Tags) read(name, value string) (err error) {
@@ -73,7 +85,12 @@ func (t *Tags) read(name, value string) (err error) {
 	case "connection":
 		t.Connection = value
 	case "retire":
-		t.Retire = value
+		var at string
+		if t.Retire, at, _ = strings.Cut(value, " "); at != "" {
+			if t.RetireAt, err = time.Parse(time.RFC3339, at); err != nil {
+				return fmt.Errorf("%q is no time: write the version only, to have it retired at once, or put back what rekey wrote", at)
+			}
+		}
 	case "retired", "admin-for", "every", "window", "seal", "stage", "paused":
 		// Known, and read by others: the planner, the next retirement, the
 		// secrets that name this one as their admin.

@@ -229,7 +229,7 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 // Secrets Manager that the rotation failed.
 func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	if a.Tags.Retire != "" {
-		if err := s.tag(ctx, a, rotation.TagRetire, a.Tags.Retire); err != nil {
+		if err := s.tag(ctx, a, rotation.TagRetire, a.Tags.RetireOrder()); err != nil {
 			return err
 		}
 	}
