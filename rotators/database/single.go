@@ -22,7 +22,7 @@ func (a *attempt) changeOwn(ctx context.Context) error {
 		return err
 	}
 	defer session.Close(context.WithoutCancel(ctx))
-	if held.Password.Equal(a.pending.Password) {
+	if held.Password.Equal(a.pending.Password) && !a.Nodes {
 		return nil
 	}
 	return a.change(ctx, session, held, func() error {
