@@ -48,10 +48,17 @@ func answered(err error) redis.Error {
 // errors go on with what they were sent, which may be a password or its hash.
 type code string
 
-// curt makes an error that a server answered with its code; others it returns.
+// errStrange is in place of the driver's error, which holds what it could not read.
+var errStrange = errors.New("it does not answer as a Redis server does")
+
+// curt makes an error that a server answered with its code, and leaves out what a
+// server sent that the driver could not read. Other errors it returns.
 func curt(err error) error {
 	answer := answered(err)
 	if answer == nil {
+		if err != nil && strings.Contains(err.Error(), "redis: ") {
+			return errStrange
+		}
 		return err
 	}
 	word, _, _ := strings.Cut(answer.Error(), " ")
@@ -93,6 +100,7 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		return because("%s ended the login of user %q with an error, so nothing is known about the password: its code is %s", where, l.User, said)
 	}
 
+	err = curt(err)
 	var (
 		wrongHost x509.HostnameError
 		unknownCA x509.UnknownAuthorityError
@@ -149,7 +157,7 @@ func (n *node) explain(ctx context.Context, err error, what string) error {
 			e.text = fmt.Sprintf("user %q may not do what changing a password takes: grant it %s by ACL SETUSER, or name an admin that has these in the tag rekey:admin; %s said: %s", n.login.User, rights, n, said)
 			return rotators.Permanent(e)
 		case strings.Contains(lower, "unknown command"), strings.Contains(lower, "unknown subcommand"):
-			e.text = fmt.Sprintf("%s does not know %s: services such as ElastiCache and MemoryDB have users changed by their own API only, which this rotator does not call, and older servers than Redis 6 have none", n, what)
+			e.text = fmt.Sprintf("%s does not know what changing a password takes (%s): services such as ElastiCache and MemoryDB have users changed by their own API only, which this rotator does not call, and older servers than Redis 6 have none", n, what)
 			return rotators.Permanent(e)
 		case strings.Contains(lower, "without a config file"), strings.Contains(lower, "rewriting config file"), strings.HasPrefix(lower, "err there was an error trying to save"):
 			e.text += "; nothing is changed that cannot be stored: let the server write its files, and look at its log"
@@ -157,6 +165,7 @@ func (n *node) explain(ctx context.Context, err error, what string) error {
 		}
 		return e
 	}
+	err = curt(err)
 	if timedOut(ctx, err) {
 		return because("%s did not answer in the time there was (%s), so it may or may not have been changed; rotate again", n, what)
 	}

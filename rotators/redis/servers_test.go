@@ -145,7 +145,7 @@ func value(name, password string, all ...*servers.RedisServer) rotators.Secret {
 	return rotators.NewSecret(string(text))
 }
 
-// with returns a value with another password, or without a field or with more.
+// with returns a value with another password.
 func with(t *testing.T, value rotators.Secret, password string) rotators.Secret {
 	t.Helper()
 	v, err := value.Replace("password", rotators.NewSecret(password))
@@ -197,7 +197,8 @@ func accepts(t *testing.T, value rotators.Secret, all ...*servers.RedisServer) b
 // wire carries a rotator's connections and counts them.
 type wire struct {
 	dials  atomic.Int32
-	before func(n int) error // called before the nth connection, from 1; its error is the dial's
+	before func(n int) error           // called before the nth connection, from 1; its error is the dial's
+	write  func(n int, p []byte) error // called before each write on the nth; its error is the write's
 }
 
 func (w *wire) rotator() rotators.Rotator { return New(aws.Config{}, &Options{Dial: w.dial}) }
@@ -209,7 +210,23 @@ func (w *wire) dial(ctx context.Context, network, addr string) (net.Conn, error)
 			return nil, err
 		}
 	}
-	return new(net.Dialer).DialContext(ctx, network, addr)
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil || w.write == nil {
+		return conn, err
+	}
+	return &hooked{conn, func(p []byte) error { return w.write(n, p) }}, nil
+}
+
+type hooked struct {
+	net.Conn
+	before func(p []byte) error
+}
+
+func (h *hooked) Write(p []byte) (int, error) {
+	if err := h.before(p); err != nil {
+		return 0, err
+	}
+	return h.Conn.Write(p)
 }
 
 // rotate runs Create, Set and Test and returns the value they moved to.
@@ -287,8 +304,8 @@ func without(t *testing.T, where, text string, secrets ...string) {
 	t.Helper()
 	for _, s := range secrets {
 		for _, form := range spellings(s) {
-			if strings.Contains(text, form) {
-				t.Errorf("a password stands in %s:\n%s", where, text)
+			if at := strings.Index(text, form); at >= 0 {
+				t.Errorf("a password stands in %s: %.200s", where, text[max(0, at-100):])
 				return
 			}
 		}
