@@ -171,6 +171,15 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 
+	// An engine with nodes has no twins, and is not to begin what cannot be done.
+	e := unopened(t)
+	e.Nodes, e.Overlap = true, true
+	for _, s := range []rotators.Settings{{Admin: "admin"}, {Admin: "admin", Strategy: "alternating-users"}, {Strategy: "alternating-users"}} {
+		if _, err := New(e).Create(t.Context(), rotators.Rotation{Current: rotators.NewSecret(plain), Settings: s}); err == nil || !strings.Contains(err.Error(), "set rekey:strategy to overlap") || !rotators.IsPermanent(err) {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+
 	// Said in so many words, the strategy has no use for the admin.
 	attempt := rotators.Rotation{Current: rotators.NewSecret(master), Settings: rotators.Settings{Strategy: "single-user"}}
 	if _, err := New(unopened(t)).Create(t.Context(), attempt); err != nil {

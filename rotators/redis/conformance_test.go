@@ -13,8 +13,8 @@ import (
 	"github.com/rekeyhq/rekey/rotators/rotatortest"
 )
 
-// The suite every rotator runs, on each way to store users, with and without TLS,
-// with one server and with two.
+// The suite every rotator runs, with both strategies, on each way to store users,
+// with and without TLS, with one server and with two.
 func TestConformance(t *testing.T) {
 	var users atomic.Int64
 	for _, c := range []struct {
@@ -27,27 +27,31 @@ func TestConformance(t *testing.T) {
 		{"by an admin", []*servers.RedisServer{plain}, true},
 		{"by an admin on two servers", []*servers.RedisServer{replica, primary}, true},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			rotatortest.Run(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Harness {
-				user := fmt.Sprintf("conforming_%d", users.Add(1))
-				h := rotatortest.Harness{
-					Rotator: New(aws.Config{}, &Options{Dial: w.DialContext}),
-					Value:   newUser(t, user, "the first password", c.servers...),
-					Another: newUser(t, user+"_other", "the other's password", c.servers...),
-					Fields:  []string{"password"},
-					// With several servers one may have let go of a password before
-					// another: what counts is whether all take it.
-					Accepts: func(ctx context.Context, v rotators.Secret) (bool, error) { return allAccept(ctx, t, v, c.servers) },
-				}
-				if c.admin {
-					admin := newUser(t, user+"_admin", "the admin's password", c.servers...)
-					h.Tags = map[string]string{"rekey:admin": "the-admin", "rekey:strategy": "single-user"}
-					h.Lookup = func(context.Context, string) (rotators.Secret, error) { return admin, nil }
-				}
-				return h
+		for _, strategy := range []string{"single-user", "overlap"} {
+			t.Run(strategy+" "+c.name, func(t *testing.T) {
+				t.Parallel()
+				rotatortest.Run(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Harness {
+					user := fmt.Sprintf("conforming_%d", users.Add(1))
+					h := rotatortest.Harness{
+						Rotator: New(aws.Config{}, &Options{Dial: w.DialContext}),
+						Value:   newUser(t, user, "the first password", c.servers...),
+						Another: newUser(t, user+"_other", "the other's password", c.servers...),
+						Tags:    map[string]string{"rekey:strategy": strategy},
+						Fields:  []string{"password"},
+						Overlap: strategy == "overlap",
+						// Of several servers one may have let go of a password before
+						// another: readers need one that all take.
+						Accepts: func(ctx context.Context, v rotators.Secret) (bool, error) { return allAccept(ctx, t, v, c.servers) },
+					}
+					if c.admin {
+						admin := newUser(t, user+"_admin", "the admin's password", c.servers...)
+						h.Tags["rekey:admin"] = "the-admin"
+						h.Lookup = func(context.Context, string) (rotators.Secret, error) { return admin, nil }
+					}
+					return h
+				})
 			})
-		})
+		}
 	}
 }
 

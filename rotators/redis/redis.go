@@ -74,6 +74,7 @@ func engine(o *Options) database.Engine {
 		Length:   32,
 		Alphabet: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._",
 		Nodes:    true,
+		Overlap:  true,
 		Open:     newConnector(o).open,
 	}
 }

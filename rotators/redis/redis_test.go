@@ -358,6 +358,39 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// Retirement ends on all servers, also where one has let go of the old password
+// already.
+func TestRetire(t *testing.T) {
+	both := []*servers.RedisServer{primary, replica}
+	for _, gone := range []*servers.RedisServer{nil, primary, replica} {
+		previous := newUser(t, "retiring", "before", both...)
+		current := with(t, previous, "after")
+		for _, s := range both {
+			do(t, s, "ACL", "SETUSER", "retiring", ">after")
+			if s == gone {
+				do(t, s, "ACL", "SETUSER", "retiring", "<before")
+			}
+		}
+		r := New(aws.Config{}, nil).(rotators.Retirer)
+		attempt := rotators.Rotation{Current: current, Settings: rotators.Settings{Strategy: "overlap"}, Previous: func(context.Context) (rotators.Secret, error) { return previous, nil }}
+		for range 2 {
+			if err := r.Retire(t.Context(), attempt); err != nil {
+				t.Fatal(err)
+			}
+			if accepts(t, previous, both...) || !accepts(t, current, both...) {
+				t.Error("not the password that should work")
+			}
+		}
+		// Without the current one nothing is withdrawn.
+		do(t, replica, "ACL", "SETUSER", "retiring", ">before", "<after")
+		err := r.Retire(t.Context(), attempt)
+		want{text: "refuses this password"}.check(t, err, "before", "after")
+		if err := replica.Login(t.Context(), "retiring", "before"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A change that a server has in memory only is stored by the next run, which a
 // login alone would call unnecessary.
 func TestStoredByTheNextRun(t *testing.T) {
