@@ -60,7 +60,12 @@ func Redis(ctx context.Context, o RedisOptions) (*RedisServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "rekey-redis-")
+	// In memory where there is a place for it: the server writes a file, and waits
+	// for the disk, whenever a user is changed.
+	dir, err := os.MkdirTemp("/dev/shm", "rekey-redis-")
+	if err != nil {
+		dir, err = os.MkdirTemp("", "rekey-redis-")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("making a folder for Redis: %w", err)
 	}
