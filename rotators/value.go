@@ -226,7 +226,7 @@ func parseURL(text string) (value, bool) {
 func Public(field string) bool {
 	return slices.Contains([]string{
 		"engine", "host", "port", "username", "dbname", "ssl", "sslmode", "masterarn",
-		"dbInstanceIdentifier", "dbClusterIdentifier",
+		"dbInstanceIdentifier", "dbClusterIdentifier", "nodes",
 	}, field)
 }
 

@@ -15,7 +15,7 @@ import (
 
 // siblingFields are the fields of a value that can be parameters of their own
 // beside the password's: all that a rotator reads, and as many as one call takes.
-var siblingFields = []string{"engine", "host", "port", "username", "dbname", "ssl", "masterarn", "dbInstanceIdentifier", "dbClusterIdentifier"}
+var siblingFields = []string{"engine", "host", "port", "username", "dbname", "ssl", "masterarn", "dbInstanceIdentifier", "dbClusterIdentifier", "nodes"}
 
 // siblings reads the parameters beside the password's once.
 func (s *Store) siblings(ctx context.Context) (connection string, err error) {

@@ -97,6 +97,9 @@ func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
 	if !a.isWriter(l) {
 		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for %s:%d, and %s is changed at %s:%d, so the admin is not used: name one of that server, or correct the field \"host\" or \"port\" of the value that is wrong%s", a.admin, l.Host, l.Port, a.here(a.pending), a.place.Writer, a.place.WriterPort, why))
 	}
+	if l.Nodes != a.current.Nodes {
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for the nodes %q beside its host, and the value for %q, so the admin is not used: list the same servers in the field \"nodes\" of both", a.admin, l.Nodes, a.current.Nodes))
+	}
 	return l, a.checkAdmin(l.User)
 }
 

@@ -3,8 +3,10 @@ package database
 import (
 	"context"
 	"errors"
+	"net"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -79,6 +81,68 @@ func TestLogin(t *testing.T) {
 	}
 }
 
+// TestNodes reads the servers beside the host, for an engine that has them.
+func TestNodes(t *testing.T) {
+	for _, c := range []struct{ nodes, want, err string }{
+		{`null`, "", ""},
+		{`[]`, "", ""},
+		{`"c,b:7000, db:6379 ,B:7000"`, "b:7000,c:6379", ""},
+		{`["[2001:db8::1]:7000", "2001:db8::2"]`, "[2001:db8::1]:7000,[2001:db8::2]:6379", ""},
+		{`"[2001:db8::1]:7000,b"`, "[2001:db8::1]:7000,b:6379", ""},
+		{`["b,c"]`, "", `"nodes"`},
+		{`"b,"`, "", `"nodes"`},
+		{`[1]`, "", `"nodes"`},
+		{`"b:0"`, "", `"nodes"`},
+		{`"redis://b"`, "", `"nodes"`},
+	} {
+		e := unopened(t)
+		value := rotators.NewSecret(`{"host":"DB","port":6379,"username":"app","password":"pw","nodes":` + c.nodes + `}`)
+		if got, err := e.login(value); err != nil || got.Nodes != "" {
+			t.Errorf("%s: an engine without nodes reads %q, %v", c.nodes, got.Nodes, err)
+		}
+		e.Nodes = true
+		got, err := e.login(value)
+		if c.err != "" {
+			if err == nil || !strings.Contains(err.Error(), c.err) || !rotators.IsPermanent(err) {
+				t.Errorf("%s: %v; want a permanent error with %s", c.nodes, err, c.err)
+			}
+			continue
+		}
+		if err != nil || got.Nodes != c.want {
+			t.Errorf("%s: %q, %v; want %q", c.nodes, got.Nodes, err, c.want)
+		}
+		var rest []string
+		for _, l := range got.Servers()[1:] {
+			rest = append(rest, net.JoinHostPort(l.Host, strconv.Itoa(l.Port)))
+		}
+		if got.Servers()[0].Host != "DB" || strings.Join(rest, ",") != c.want {
+			t.Errorf("%s: servers %v", c.nodes, got.Servers())
+		}
+	}
+}
+
+// TestAdminOfTheNodes has an admin be used only where its own value says that all
+// the servers are.
+func TestAdminOfTheNodes(t *testing.T) {
+	for admin, want := range map[string]string{`,"nodes":"b,c"`: "", `,"nodes":["c","b"]`: "", `,"nodes":"b"`: "list the same servers", ``: "list the same servers"} {
+		e := unopened(t)
+		f := &fakeServer{accepts: func(Login) bool { return true }}
+		e.Open, e.Nodes = f.open, true
+		value := func(password string) rotators.Secret {
+			return rotators.NewSecret(`{"host":"a","username":"app","nodes":"c,b","password":"` + password + `"}`)
+		}
+		err := New(e).Set(t.Context(), rotators.Rotation{
+			Current: value("old"), Pending: value("new"), Settings: rotators.Settings{Strategy: "single-user", Admin: "root"},
+			Lookup: func(context.Context, string) (rotators.Secret, error) {
+				return rotators.NewSecret(`{"host":"a","username":"root","password":"r"` + admin + `}`), nil
+			},
+		})
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || len(f.logins) > 0) {
+			t.Errorf("%s: %v after logins %q, want %q", admin, err, f.logins, want)
+		}
+	}
+}
+
 // TestRefusals asks for what is not to be done. No method may get as far as a
 // login.
 func TestRefusals(t *testing.T) {
@@ -104,6 +168,15 @@ func TestRefusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.text) || !rotators.IsPermanent(err) {
 				t.Errorf("%s, %s: %v; want a permanent error with %q", c.name, method, err, c.text)
 			}
+		}
+	}
+
+	// An engine with nodes has no twins, and is not to begin what cannot be done.
+	e := unopened(t)
+	e.Nodes, e.Overlap = true, true
+	for _, s := range []rotators.Settings{{Admin: "admin"}, {Admin: "admin", Strategy: "alternating-users"}, {Strategy: "alternating-users"}} {
+		if _, err := New(e).Create(t.Context(), rotators.Rotation{Current: rotators.NewSecret(plain), Settings: s}); err == nil || !strings.Contains(err.Error(), "set rekey:strategy to overlap") || !rotators.IsPermanent(err) {
+			t.Errorf("%+v: %v", s, err)
 		}
 	}
 

@@ -36,6 +36,12 @@ type Engine struct {
 	Length   int
 	Alphabet string
 
+	// Nodes says that servers keep users each for itself and may forget them, as
+	// Redis does. Then a value may name several in the field nodes, and a password
+	// that already logs in is set all the same, because a login does not prove that
+	// the change was finished and stored on each. There are no alternating users.
+	Nodes bool
+
 	// Overlap says that one user can hold two passwords, so that SetPasswords can
 	// be asked to have the server accept two.
 	Overlap bool
@@ -102,6 +108,11 @@ type Login struct {
 	Password  rotators.Secret
 	Database  string
 	Plaintext bool // without TLS; else with a verified certificate, and nothing between
+
+	// Nodes are the other servers that are to accept the same passwords, written
+	// host:port, in order and with commas between; only for an Engine with Nodes.
+	// A login is then one at each server, and a refusal by one is a refusal.
+	Nodes string
 
 	id string // the identifiers a value has in place of a host; "" if it has one
 }

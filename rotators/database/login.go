@@ -1,8 +1,12 @@
 package database
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,7 +17,7 @@ import (
 // database by an identifier only has no Host yet. Its errors are permanent.
 func (e Engine) login(value rotators.Secret) (Login, error) {
 	fields := map[string]rotators.Secret{}
-	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "sslmode", "dbInstanceIdentifier", "dbClusterIdentifier"} {
+	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "sslmode", "dbInstanceIdentifier", "dbClusterIdentifier", "nodes"} {
 		field, err := value.Field(name)
 		if err != nil {
 			return Login{}, err
@@ -58,11 +62,63 @@ func (e Engine) login(value rotators.Secret) (Login, error) {
 	if name := fields["dbname"]; !name.IsZero() {
 		l.Database = name.Reveal()
 	}
+	if text := fields["nodes"]; e.Nodes && !text.IsZero() {
+		nodes, err := l.readNodes(text.Reveal())
+		if err != nil {
+			return Login{}, err
+		}
+		l.Nodes = nodes
+	}
 	// sslmode is how connection URLs spell it. In an object it is some other
 	// program's setting.
 	isURL := !strings.HasPrefix(strings.TrimSpace(value.Reveal()), "{")
 	l.Plaintext = strings.EqualFold(fields["ssl"].Reveal(), "false") || isURL && fields["sslmode"].Reveal() == "disable"
 	return l, nil
+}
+
+// readNodes reads the field nodes, a JSON array or a list with commas of hosts
+// with or without a port, and returns those that are not the login's own server
+// as Login.Nodes has them.
+func (l Login) readNodes(text string) (string, error) {
+	var list []string
+	if json.Unmarshal([]byte(text), &list) != nil {
+		list = strings.Split(text, ",")
+	}
+	own := net.JoinHostPort(strings.ToLower(l.Host), strconv.Itoa(l.Port))
+	var nodes []string
+	for _, entry := range list {
+		host, port := strings.ToLower(strings.TrimSpace(entry)), strconv.Itoa(l.Port)
+		if h, p, err := net.SplitHostPort(host); err == nil {
+			host, port = h, p
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if host == "" || !isHost(host) || err != nil || n == 0 {
+			return "", rotators.Permanent(errors.New("the field \"nodes\" must list host names or IP addresses, each with :port or without, as a JSON array or with commas between"))
+		}
+		if node := net.JoinHostPort(host, port); node != own {
+			nodes = append(nodes, node)
+		}
+	}
+	slices.Sort(nodes)
+	return strings.Join(slices.Compact(nodes), ","), nil
+}
+
+// Servers returns the login once for each server that it is for, the one at Host
+// first.
+func (l Login) Servers() []Login {
+	all := []Login{l}
+	for node := range strings.SplitSeq(l.Nodes, ",") {
+		host, port, err := net.SplitHostPort(node)
+		if err != nil {
+			continue // there are none
+		}
+		n, _ := strconv.Atoi(port) // readNodes wrote it
+		all = append(all, l.at(host, n))
+	}
+	for i := range all {
+		all[i].Nodes = ""
+	}
+	return all
 }
 
 // isHost tells whether host is one host name or IP address: no list, no
@@ -95,6 +151,8 @@ func (l Login) differs(other Login) string {
 		return "dbname"
 	case l.Plaintext != other.Plaintext:
 		return "ssl"
+	case l.Nodes != other.Nodes:
+		return "nodes"
 	}
 	return ""
 }

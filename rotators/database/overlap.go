@@ -24,11 +24,14 @@ const overlapGrace = 24 * time.Hour
 // a password that works. No other password is kept, also if it was the one that
 // was accepted.
 func (a *attempt) wanted(ctx context.Context, held Login) ([]rotators.Secret, error) {
-	if held.Password.Equal(a.pending.Password) {
+	if held.Password.Equal(a.pending.Password) && !a.Nodes {
 		return nil, nil
 	}
 	if !a.keepsCurrent(held) {
 		return []rotators.Secret{a.pending.Password}, nil
+	}
+	if a.Nodes {
+		return []rotators.Secret{a.pending.Password, a.current.Password}, nil
 	}
 	// An earlier run may have done it. To do it again would be right too, but for
 	// an engine that gets there by way of the current password alone: a run that

@@ -43,6 +43,9 @@ func (d *rotator) plan(s rotators.Settings, value rotators.Secret) (plan, error)
 
 	switch s.Strategy {
 	case "", alternatingUsers:
+		if d.Nodes && (admin != "" || s.Strategy != "") {
+			return plan{}, rotators.Permanent(fmt.Errorf("%s has no alternating users: set rekey:strategy to overlap, or to single-user", d.Name))
+		}
 		if admin != "" {
 			return plan{alternatingUsers, admin}, nil
 		}

@@ -76,12 +76,17 @@ func (d *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 // withdraw leaves the user of the old login with the pending password alone.
 func (a *attempt) withdraw(ctx context.Context, old Login) error {
 	old = a.here(old)
-	session, err := a.open(ctx, old)
-	if rotators.IsRefused(err) {
+	holder := old
+	if a.Nodes {
+		// That one server refuses the old password does not say that all do.
+		holder = a.here(a.current)
+	}
+	session, err := a.open(ctx, holder)
+	if rotators.IsRefused(err) && !a.Nodes {
 		return nil
 	}
 	if err != nil {
-		return err
+		return notRefused(err)
 	}
 	defer session.Close(context.WithoutCancel(ctx))
 	// Nothing is withdrawn that readers cannot do without.

@@ -1,0 +1,281 @@
+package servers
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// RedisOptions says what is special about a server. The zero value is a server
+// without TLS that keeps its users in its configuration file.
+type RedisOptions struct {
+	Certificate *Certificate // nil: no TLS; else nothing but TLS
+	ACLFile     bool         // users are kept in an ACL file
+	NoConfig    bool         // what would be the configuration file is read and then unknown to the server
+	Conf        []string     // more lines of redis.conf: "maxclients 5"
+
+	// ReplicaOf is the server to be a replica of, which it follows with that
+	// server's superuser. Nil: no replica.
+	ReplicaOf *RedisServer
+}
+
+// RedisServer is a running server.
+type RedisServer struct {
+	Host     string
+	Port     int
+	User     string // a superuser, beside the user default, who needs no password
+	Password string
+
+	dir     string
+	clients *tls.Config // nil: no TLS
+	keeper  *exec.Cmd
+	orders  io.WriteCloser // a line has the keeper restart the server, the end stop it
+	ready   chan struct{}  // the server takes connections; closed when the keeper ends
+	client  *redis.Client  // the superuser's
+
+	mu  sync.Mutex
+	log strings.Builder
+}
+
+// Redis starts a Redis server. It uses the program that REKEY_REDIS_SERVER names,
+// else redis-server or valkey-server on PATH. Call Stop when done; the server also
+// stops when this process ends without doing so.
+func Redis(ctx context.Context, o RedisOptions) (*RedisServer, error) {
+	program, err := redisServer()
+	if err != nil {
+		return nil, err
+	}
+	// In memory where there is a place for it: the server writes a file, and waits
+	// for the disk, whenever a user is changed.
+	dir, err := os.MkdirTemp("/dev/shm", "rekey-redis-")
+	if err != nil {
+		dir, err = os.MkdirTemp("", "rekey-redis-")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("making a folder for Redis: %w", err)
+	}
+	s := &RedisServer{Host: "127.0.0.1", User: "root", Password: rand.Text(), dir: dir}
+	if err := s.start(ctx, program, o); err != nil {
+		s.Stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// StartRedis starts a server for one test and stops it after it.
+func StartRedis(t T, o RedisOptions) *RedisServer {
+	t.Helper()
+	s, err := Redis(t.Context(), o)
+	if err != nil {
+		t.Fatalf("%v", err)
+		return nil
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// Stop stops the server and removes its folder.
+func (s *RedisServer) Stop() {
+	if s.client != nil {
+		_ = s.client.Close()
+	}
+	if s.keeper != nil {
+		_ = s.orders.Close()
+		_ = s.keeper.Wait()
+	}
+	_ = os.RemoveAll(s.dir)
+}
+
+// Restart kills the server, as a power cut would, and starts it again with the
+// files that it left.
+func (s *RedisServer) Restart(ctx context.Context) error {
+	if _, err := io.WriteString(s.orders, "again\n"); err != nil {
+		return err
+	}
+	return s.awaitReady(ctx)
+}
+
+// Log returns what the server has logged so far.
+func (s *RedisServer) Log() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.String()
+}
+
+// Files returns the text of all files that the server keeps, the log apart.
+func (s *RedisServer) Files() string {
+	var all strings.Builder
+	for _, name := range []string{"redis.conf", "users.acl"} {
+		if text, err := os.ReadFile(filepath.Join(s.dir, name)); err == nil {
+			all.Write(text)
+		}
+	}
+	return all.String()
+}
+
+// Do runs a command as the superuser.
+func (s *RedisServer) Do(ctx context.Context, args ...any) (any, error) {
+	return s.client.Do(ctx, args...).Result()
+}
+
+// Dial connects to the server and does not log in.
+func (s *RedisServer) Dial(ctx context.Context) (net.Conn, error) {
+	addr := net.JoinHostPort(s.Host, strconv.Itoa(s.Port))
+	if s.clients != nil {
+		return (&tls.Dialer{Config: s.clients}).DialContext(ctx, "tcp", addr)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
+}
+
+// Login logs in and out again, by a plain driver: what it proves owes nothing to
+// rekey's code.
+func (s *RedisServer) Login(ctx context.Context, user, password string) error {
+	conn := s.newClient("", "")
+	defer conn.Close()
+	return conn.Conn().AuthACL(ctx, user, password).Err()
+}
+
+// RedisRefused tells whether err is the server's own word that a password is
+// wrong, and nothing else.
+func RedisRefused(err error) bool { return redis.HasErrorPrefix(err, "WRONGPASS") }
+
+func (s *RedisServer) newClient(user, password string) *redis.Client {
+	return redis.NewClient(&redis.Options{
+		Dialer:          func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Dial(ctx) },
+		Username:        user,
+		Password:        password,
+		Protocol:        2,
+		DisableIdentity: true,
+	})
+}
+
+func (s *RedisServer) start(ctx context.Context, program string, o RedisOptions) error {
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	s.Port = port
+	user := fmt.Sprintf("user %s on >%s ~* &* +@all", s.User, s.Password)
+	conf := []string{
+		"bind 127.0.0.1",
+		"dir " + s.dir,
+		`save ""`,
+		"port " + strconv.Itoa(port),
+		"repl-diskless-sync-delay 0", // or a replica waits for seconds
+	}
+	write := func(name string, lines ...string) error {
+		return os.WriteFile(filepath.Join(s.dir, name), []byte(strings.Join(lines, "\n")+"\n"), 0o600)
+	}
+	if c := o.Certificate; c != nil {
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(c.CA)
+		// The name is that of every certificate the tests make.
+		s.clients = &tls.Config{RootCAs: pool, ServerName: "localhost"}
+		conf[3] = "port 0"
+		conf = append(conf, "tls-port "+strconv.Itoa(port), "tls-cert-file cert.pem", "tls-key-file key.pem",
+			"tls-ca-cert-file ca.pem", "tls-auth-clients no", "tls-replication yes")
+		if err := errors.Join(write("cert.pem", string(c.Cert)), write("key.pem", string(c.Key)), write("ca.pem", string(c.CA))); err != nil {
+			return err
+		}
+	}
+	if o.ACLFile {
+		conf = append(conf, "aclfile users.acl")
+		if err := write("users.acl", user); err != nil {
+			return err
+		}
+	} else {
+		conf = append(conf, user)
+	}
+	if r := o.ReplicaOf; r != nil {
+		conf = append(conf, fmt.Sprintf("replicaof %s %d", r.Host, r.Port), "masteruser "+r.User, "masterauth "+r.Password)
+	}
+	if err := write("redis.conf", append(conf, o.Conf...)...); err != nil {
+		return err
+	}
+
+	// The keeper reads a pipe whose other end this process holds. The end of the
+	// process, orderly or not, closes it; then the keeper kills the server and
+	// removes the folder. A group of its own keeps Ctrl-C from it.
+	const script = `dir=$1; shift
+while "$@" </dev/null & read -r again; do kill -9 $!; wait $!; done
+kill -9 $!; wait $!; rm -rf "$dir"`
+	run := []string{program, "redis.conf"}
+	if o.NoConfig {
+		run = []string{"sh", "-c", `exec "$0" - <redis.conf`, program}
+	}
+	s.keeper = exec.Command("sh", append([]string{"-c", script, "sh", s.dir}, run...)...)
+	s.keeper.Dir = s.dir
+	s.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if s.orders, err = s.keeper.StdinPipe(); err != nil {
+		return err
+	}
+	out, err := s.keeper.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := s.keeper.Start(); err != nil {
+		return err
+	}
+	s.ready = make(chan struct{}, 1)
+	go s.listen(out)
+	s.client = s.newClient(s.User, s.Password)
+	return s.awaitReady(ctx)
+}
+
+// listen keeps what the server says.
+func (s *RedisServer) listen(out io.Reader) {
+	defer close(s.ready)
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		s.mu.Lock()
+		s.log.WriteString(lines.Text() + "\n")
+		s.mu.Unlock()
+		// It says so once for its only port.
+		if strings.Contains(lines.Text(), "Ready to accept connections") {
+			s.ready <- struct{}{}
+		}
+		if strings.Contains(lines.Text(), "FATAL CONFIG FILE ERROR") {
+			_ = s.orders.Close() // it has ended, and the keeper is to follow
+		}
+	}
+}
+
+func (s *RedisServer) awaitReady(ctx context.Context) error {
+	select {
+	case _, ok := <-s.ready:
+		if !ok {
+			return fmt.Errorf("the Redis server ended:\n%s", s.Log())
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the Redis server: %w\n%s", ctx.Err(), s.Log())
+	}
+}
+
+// redisServer returns the program to run.
+func redisServer() (string, error) {
+	names := []string{"redis-server", "valkey-server"}
+	if name := os.Getenv("REKEY_REDIS_SERVER"); name != "" {
+		names = []string{name}
+	}
+	for _, name := range names {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("there is no Redis server on this machine; run `make tools-redis`, or: sudo apt-get install --yes redis-server")
+}

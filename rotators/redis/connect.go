@@ -1,0 +1,97 @@
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rekeyhq/rekey/rotators/database"
+)
+
+// maxAnswer is how long one command may take where the caller sets no earlier
+// deadline. Writing a file is the slowest thing asked for.
+const maxAnswer = 10 * time.Second
+
+type connector struct {
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	roots func() (*x509.CertPool, error)
+}
+
+func newConnector(o *Options) *connector {
+	c := &connector{dial: new(net.Dialer).DialContext, roots: sync.OnceValues(database.Roots)}
+	if o != nil && o.Dial != nil {
+		c.dial = o.Dial
+	}
+	return c
+}
+
+// open logs in at every server the login is for.
+func (c *connector) open(ctx context.Context, l database.Login) (database.Session, error) {
+	s := &session{}
+	for _, at := range l.Servers() {
+		n, err := c.openNode(ctx, at)
+		if err != nil {
+			_ = s.Close(ctx)
+			return nil, err
+		}
+		s.nodes = append(s.nodes, n)
+	}
+	return s, nil
+}
+
+// openNode logs in at one server. The answer to AUTH, which every user may send,
+// is the proof that it serves: users need not have a right to anything else.
+func (c *connector) openNode(ctx context.Context, l database.Login) (*node, error) {
+	raw, err := c.dial(ctx, "tcp", net.JoinHostPort(l.Host, strconv.Itoa(l.Port)))
+	if err != nil {
+		return nil, explainLogin(ctx, err, l, false)
+	}
+	conn := raw
+	if !l.Plaintext {
+		roots, err := c.roots()
+		if err != nil {
+			_ = raw.Close()
+			return nil, err
+		}
+		secured := tls.Client(raw, &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12})
+		if err := secured.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
+			return nil, explainLogin(ctx, err, l, true)
+		}
+		conn = secured
+	}
+
+	n := &node{login: l, raw: conn, client: redis.NewClient(&redis.Options{
+		// The one connection there is. The driver would make another if it broke.
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			if conn == nil {
+				return nil, errors.New("a login is one connection")
+			}
+			defer func() { conn = nil }()
+			return conn, nil
+		},
+		Protocol:              2,
+		DisableIdentity:       true,
+		MaxRetries:            -1,
+		DialerRetries:         1,
+		PoolSize:              1,
+		PipelinePoolSize:      -1,
+		ReadTimeout:           maxAnswer,
+		ContextTimeoutEnabled: true,
+	})}
+	n.conn = n.client.Conn()
+	// The driver is not given the credentials: it would send them twice where
+	// they are refused.
+	if err := n.conn.AuthACL(ctx, l.User, l.Password.Reveal()).Err(); err != nil {
+		_ = n.Close()
+		return nil, explainLogin(ctx, err, l, true)
+	}
+	return n, nil
+}

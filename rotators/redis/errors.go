@@ -1,0 +1,178 @@
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
+)
+
+// rights are what making a change takes, as ACL SETUSER spells them.
+const rights = "+info +acl|getuser +acl|setuser +acl|users +acl|save +config|get +config|set +config|rewrite"
+
+// explained is an error in plain words that keeps what it explains.
+type explained struct {
+	text   string
+	cause  error
+	answer bool // it is what the server answered, so nothing was changed
+}
+
+func (e *explained) Error() string { return e.text }
+func (e *explained) Unwrap() error { return e.cause }
+
+// isAnswer tells whether err came from the server.
+func isAnswer(err error) bool {
+	var e *explained
+	return errors.As(err, &e) && e.answer
+}
+
+// answered returns the error that the server answered with; nil if it did not.
+func answered(err error) redis.Error {
+	var answer redis.Error
+	if errors.As(err, &answer) && !errors.Is(err, redis.Nil) {
+		return answer
+	}
+	return nil
+}
+
+// code is a server's error of which only the first word is known: "ERR". Some
+// errors go on with what they were sent, which may be a password or its hash.
+type code string
+
+// errStrange is in place of the driver's error, which holds what it could not read.
+var errStrange = errors.New("it does not answer as a Redis server does")
+
+// curt makes an error that a server answered with its code, and leaves out what a
+// server sent that the driver could not read. Other errors it returns.
+func curt(err error) error {
+	answer := answered(err)
+	if answer == nil {
+		if err != nil && strings.Contains(err.Error(), "redis: ") {
+			return errStrange
+		}
+		return err
+	}
+	word, _, _ := strings.Cut(answer.Error(), " ")
+	if strings.Trim(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		word = "ERR" // it is no code
+	}
+	return code(word)
+}
+
+func (c code) Error() string { return string(c) }
+
+// RedisError marks it as a server's.
+func (c code) RedisError() {}
+
+// server says where a login goes.
+func server(l database.Login) string { return fmt.Sprintf("Redis at %s:%d", l.Host, l.Port) }
+
+// explainLogin says why a login failed and what to do. reached tells whether the
+// network connection was made. Only the server's own word that the password is
+// wrong becomes a refusal.
+func explainLogin(ctx context.Context, err error, l database.Login, reached bool) error {
+	where := server(l)
+	because := func(format string, args ...any) error {
+		return &explained{text: fmt.Sprintf(format, args...), cause: err}
+	}
+
+	if answer := answered(err); answer != nil {
+		tooOld := strings.Contains(answer.Error(), "wrong number of arguments")
+		said := curt(err)
+		err = said
+		switch {
+		case said == code("WRONGPASS"):
+			return rotators.Refused(because("%s refuses this password for user %q, or the user is off", where, l.User))
+		case tooOld:
+			return rotators.Permanent(because("%s takes passwords and no user names: Redis 6 is the first that has users", where))
+		case said == code("DENIED"):
+			return rotators.Permanent(because("%s is in protected mode and serves its own machine only: give it a password and an address to listen at (\"bind\")", where))
+		}
+		return because("%s ended the login of user %q with an error, so nothing is known about the password: its code is %s", where, l.User, said)
+	}
+
+	err = curt(err)
+	var (
+		wrongHost x509.HostnameError
+		unknownCA x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+		noTLS     tls.RecordHeaderError
+		dns       *net.DNSError
+	)
+	switch {
+	case errors.As(err, &wrongHost):
+		return rotators.Permanent(because("%s shows a certificate for another host: name the host in the secret as the certificate does, or correct the certificate: %v", where, wrongHost))
+	case errors.As(err, &unknownCA):
+		return rotators.Permanent(because("%s shows a certificate from an unknown authority: name a file with the authorities to trust in SSL_CERT_FILE: %v", where, unknownCA))
+	case errors.As(err, &invalid):
+		return rotators.Permanent(because("%s shows a certificate that is not valid: replace it: %v", where, invalid))
+	case errors.As(err, &noTLS):
+		return rotators.Permanent(because("%s does not speak TLS at this port: %s", where, withoutTLS))
+	case errors.As(err, &dns):
+		return because("the host name %q cannot be resolved: correct the field \"host\" or \"nodes\", or let the function use the DNS that knows it: %v", l.Host, dns)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return because("nothing listens at %s:%d: start the server, or correct the fields \"host\", \"port\" and \"nodes\"", l.Host, l.Port)
+	case errors.Is(ctx.Err(), context.Canceled):
+		return because("the login at %s was called off", where)
+	case timedOut(ctx, err) && !reached:
+		return because("%s:%d cannot be reached in the time there was: check that subnets, routes and security groups let the function connect to it", l.Host, l.Port)
+	case timedOut(ctx, err) && !l.Plaintext:
+		// What a Redis without TLS makes of a TLS greeting is the start of a line.
+		return because("%s accepts connections and then says nothing, as a server without TLS does: %s", where, withoutTLS)
+	case timedOut(ctx, err):
+		return because("%s accepts connections and then says nothing: check that it is a Redis server without TLS, that it is not overloaded, and what stands in between", where)
+	case !reached:
+		return because("%s:%d cannot be reached: %v", l.Host, l.Port, err)
+	}
+	return because("the login of user %q at %s broke off, so nothing is known about the password: see that it has connections left (maxclients), is not in protected mode, and speaks TLS if the value does not say \"ssl\": false: %v", l.User, where, err)
+}
+
+// withoutTLS says what to do about a server that does not speak TLS.
+const withoutTLS = "turn it on there, or write \"ssl\": false into the secret, a JSON object, to send the password in the clear"
+
+// explain says why a command failed and what to do. It returns nil for nil. The
+// command holds no password, or the error is a code.
+func (n *node) explain(ctx context.Context, err error, what string) error {
+	if err == nil {
+		return nil
+	}
+	because := func(format string, args ...any) *explained {
+		return &explained{text: fmt.Sprintf(format, args...), cause: err}
+	}
+	if answer := answered(err); answer != nil {
+		said := answer.Error()
+		e := because("%s failed at %s, which said: %s", what, n, said)
+		e.answer = true
+		switch lower := strings.ToLower(said); {
+		case strings.HasPrefix(said, "NOPERM"):
+			e.text = fmt.Sprintf("user %q may not do what changing a password takes: grant it %s by ACL SETUSER, or name an admin that has these in the tag rekey:admin; %s said: %s", n.login.User, rights, n, said)
+			return rotators.Permanent(e)
+		case strings.Contains(lower, "unknown command"), strings.Contains(lower, "unknown subcommand"):
+			e.text = fmt.Sprintf("%s does not know what changing a password takes (%s): services such as ElastiCache and MemoryDB have users changed by their own API only, which this rotator does not call, and older servers than Redis 6 have none", n, what)
+			return rotators.Permanent(e)
+		case strings.Contains(lower, "without a config file"), strings.Contains(lower, "rewriting config file"), strings.HasPrefix(lower, "err there was an error trying to save"):
+			e.text += "; nothing is changed that cannot be stored: let the server write its files, and look at its log"
+			return rotators.Permanent(e)
+		}
+		return e
+	}
+	err = curt(err)
+	if timedOut(ctx, err) {
+		return because("%s did not answer in the time there was (%s), so it may or may not have been changed; rotate again", n, what)
+	}
+	return because("the connection to %s broke (%s), so it may or may not have been changed; rotate again: %v", n, what, err)
+}
+
+func timedOut(ctx context.Context, err error) bool {
+	var timeout net.Error
+	return ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+}

@@ -1,0 +1,181 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
+)
+
+// node is a login at one server.
+type node struct {
+	login  database.Login
+	raw    net.Conn
+	client *redis.Client
+	conn   *redis.Conn
+
+	state
+}
+
+// state is what a server has of a user, and of itself.
+type state struct {
+	hashes      []string          // of the passwords it accepts
+	masterAuth  rotators.Secret   // what it logs in with to a primary, if it does so as this user
+	requirePass rotators.Secret   // the old form of the password of the user default, if this is that
+	aclFile     bool              // users are stored in a file of their own
+	info        map[string]string // what INFO says
+}
+
+// own tells whether something of the user's stands in the configuration file.
+func (s *state) own() bool { return !s.masterAuth.IsZero() || !s.requirePass.IsZero() }
+
+// hash is how Redis keeps a password.
+func hash(password rotators.Secret) string {
+	sum := sha256.Sum256([]byte(password.Reveal()))
+	return hex.EncodeToString(sum[:])
+}
+
+// look reads the state of a user. Its errors say why the user cannot be changed.
+func (n *node) look(ctx context.Context, user string) error {
+	var (
+		info    *redis.StringCmd
+		getUser *redis.Cmd
+		users   *redis.StringSliceCmd
+		config  = map[string]*redis.MapStringStringCmd{"aclfile": nil, "masteruser": nil, "masterauth": nil, "requirepass": nil}
+	)
+	_, err := n.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+		info = p.Info(ctx)
+		getUser = p.Do(ctx, "ACL", "GETUSER", user)
+		users = p.ACLUsers(ctx)
+		for _, name := range []string{"aclfile", "masteruser", "masterauth", "requirepass"} {
+			config[name] = p.ConfigGet(ctx, name)
+		}
+		return nil
+	})
+	if errors.Is(err, redis.Nil) || errors.Is(getUser.Err(), redis.Nil) {
+		return rotators.Permanent(fmt.Errorf("there is no user %q at %s: make it, with the rights it is to have", user, n))
+	}
+	if err != nil {
+		return n.explain(ctx, err, "reading the user and the configuration")
+	}
+	value := func(name string) string {
+		for _, v := range config[name].Val() {
+			return v
+		}
+		return ""
+	}
+
+	flags, hashes := readUser(getUser.Val())
+	if slices.Contains(flags, "nopass") {
+		return rotators.Permanent(fmt.Errorf("the user %q at %s logs in with any password or none (nopass), so a login proves nothing: give it one by ACL SETUSER %s resetpass >PASSWORD, and put it into the value", user, n, user))
+	}
+	n.state = state{hashes: hashes, aclFile: value("aclfile") != "", info: map[string]string{}}
+	for line := range strings.Lines(info.Val()) {
+		name, text, _ := strings.Cut(strings.TrimSpace(line), ":")
+		n.info[name] = text
+	}
+	master := value("masteruser")
+	if master == user || master == "" && user == "default" {
+		n.masterAuth = rotators.NewSecret(value("masterauth"))
+	}
+	if user == "default" {
+		n.requirePass = rotators.NewSecret(value("requirepass"))
+	}
+
+	if n.info["config_file"] == "" && (!n.aclFile || n.own()) {
+		return rotators.Permanent(fmt.Errorf("%s was started without a configuration file, so the new password would be lost when it restarts, and nothing was changed: start it with a file that it may write, with \"aclfile\" in it or without", n))
+	}
+	if !n.aclFile {
+		for _, name := range users.Val() {
+			// Redis writes the names as they are, and reads them as quoted.
+			if strings.ContainsAny(name, `"'`) {
+				return rotators.Permanent(fmt.Errorf("%s has a user %q, and with a quotation mark in a name the configuration file that CONFIG REWRITE writes keeps Redis from starting, so nothing was changed: have it store users in an ACL file (\"aclfile\")", n, name))
+			}
+		}
+	}
+	return nil
+}
+
+// readUser reads flags and password hashes from what ACL GETUSER says.
+func readUser(reply any) (flags, hashes []string) {
+	list, _ := reply.([]any)
+	for i := 0; i+1 < len(list); i += 2 {
+		texts, _ := list[i+1].([]any)
+		for _, text := range texts {
+			switch text, _ := text.(string); list[i] {
+			case "flags":
+				flags = append(flags, text)
+			case "passwords":
+				hashes = append(hashes, text)
+			}
+		}
+	}
+	slices.Sort(hashes)
+	return flags, hashes
+}
+
+// accept has the server take exactly the passwords with these hashes for a user.
+// It does so in one command, which is applied as a whole, so that no login falls
+// between taking away and adding.
+func (n *node) accept(ctx context.Context, user string, hashes []string) error {
+	rules := []string{"resetpass"}
+	for _, h := range hashes {
+		rules = append(rules, "#"+h)
+	}
+	return n.explain(ctx, curt(n.conn.ACLSetUser(ctx, user, rules...).Err()), "ACL SETUSER")
+}
+
+// configure sets a parameter to a password.
+func (n *node) configure(ctx context.Context, name string, password rotators.Secret) error {
+	return n.explain(ctx, curt(n.conn.ConfigSet(ctx, name, password.Reveal()).Err()), "CONFIG SET "+name)
+}
+
+// save has the server store its users, and its configuration where that holds
+// something of the user's.
+func (n *node) save(ctx context.Context) error {
+	if n.aclFile {
+		if err := n.conn.Do(ctx, "ACL", "SAVE").Err(); err != nil {
+			return n.explain(ctx, err, "ACL SAVE, without which the change would be lost at a restart,")
+		}
+		if !n.own() {
+			return nil
+		}
+	}
+	return n.explain(ctx, n.conn.ConfigRewrite(ctx).Err(), "CONFIG REWRITE, without which the change would be lost at a restart,")
+}
+
+// knownNodes is how many nodes a server's cluster has; 1 if it is in none.
+func (n *node) knownNodes(ctx context.Context) (int, error) {
+	if n.info["cluster_enabled"] != "1" {
+		return 1, nil
+	}
+	text, err := n.conn.ClusterInfo(ctx).Result()
+	if err != nil {
+		return 0, n.explain(ctx, err, "CLUSTER INFO")
+	}
+	known := 1
+	for line := range strings.Lines(text) {
+		_, _ = fmt.Sscanf(line, "cluster_known_nodes:%d", &known)
+	}
+	return known, nil
+}
+
+// Close ends the login.
+func (n *node) Close() error {
+	_ = n.conn.Close()
+	err := n.client.Close()
+	_ = n.raw.Close() // which the driver may not have come to use
+	return err
+}
+
+// String says which server it is.
+func (n *node) String() string { return server(n.login) }
