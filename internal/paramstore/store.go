@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
@@ -394,10 +395,12 @@ func text(s string) *string {
 	return &s
 }
 
-// How often a promotion whose outcome is not clear is looked at and sent again,
-// and how long it waits before.
+// How often a promotion is looked at and sent again, and how long it waits before:
+// one whose outcome is not clear, and one that is throttled. To give that up would
+// keep readers waiting for as long as the queue keeps the message.
 const (
 	promotions = 4
+	throttled  = 30
 	rest       = time.Second
 )
 
@@ -437,7 +440,11 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 		if err == nil {
 			return s.promoted(ctx, out.Version, pending)
 		}
-		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || try == promotions {
+		most := promotions
+		if (retry.ThrottleErrorCode{Codes: retry.DefaultThrottleErrorCodes}).IsErrorThrottle(err).Bool() {
+			most = throttled
+		}
+		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || try >= most {
 			return refused
 		}
 		if try == 1 {
