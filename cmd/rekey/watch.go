@@ -19,6 +19,7 @@ import (
 	"github.com/rekeyhq/rekey/internal/watch"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/postgres"
+	"github.com/rekeyhq/rekey/rotators/redis"
 )
 
 func watchCommand() *command {
@@ -213,10 +214,12 @@ func watcher(ctx context.Context, cfg aws.Config, secret *secretsmanager.Describ
 
 // registry holds the rotators with which logins are tried.
 func registry(cfg aws.Config) rotators.Registry {
-	pg := postgres.New(cfg, nil)
+	pg, rd := postgres.New(cfg, nil), redis.New(cfg, nil)
 	return rotators.Registry{
 		"postgres":          pg,
 		"postgresql":        pg, // the scheme of a URL
 		"aurora-postgresql": pg, // RDS's name for Aurora
+		"redis":             rd,
+		"valkey":            rd,
 	}
 }

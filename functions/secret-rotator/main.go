@@ -12,6 +12,7 @@ import (
 	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/postgres"
+	"github.com/rekeyhq/rekey/rotators/redis"
 )
 
 func main() {
@@ -19,10 +20,12 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	pg := postgres.New(cfg, nil)
+	pg, rd := postgres.New(cfg, nil), redis.New(cfg, nil)
 	lambda.Start(functions.SecretRotator(cfg, rotators.Registry{
 		"postgres":          pg,
 		"postgresql":        pg, // the scheme of a URL
 		"aurora-postgresql": pg, // RDS's name for Aurora
+		"redis":             rd,
+		"valkey":            rd,
 	}))
 }

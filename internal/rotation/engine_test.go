@@ -569,7 +569,9 @@ func TestRetirement(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(r.calls) != 3 || store.Tags()[rotation.TagRetire] != memstore.First {
+		version, at, _ := strings.Cut(store.Tags()[rotation.TagRetire], " ")
+		over, err := time.Parse(time.RFC3339, at)
+		if len(r.calls) != 3 || version != memstore.First || err != nil || time.Until(over).Round(time.Minute) != time.Hour {
 			t.Errorf("asked %v, tags %v", r.calls, store.Tags())
 		}
 	})
@@ -622,7 +624,7 @@ func TestRetirement(t *testing.T) {
 				t.Fatal(err)
 			}
 			tags := store.Tags()
-			got := map[bool]string{tags[rotation.TagRetired] == memstore.First: "retired", tags[rotation.TagRetire] == memstore.First: "to be retired"}[true]
+			got := map[bool]string{tags[rotation.TagRetired] == memstore.First: "retired", strings.HasPrefix(tags[rotation.TagRetire], memstore.First): "to be retired"}[true]
 			if got != want || len(seen) != 1 || seen[0] != usual {
 				t.Errorf("grace %s: %q, want %q; the rotator saw %v", usual, got, want, seen)
 			}

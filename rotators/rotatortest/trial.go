@@ -172,7 +172,7 @@ func (tr *trial) all(ctx context.Context) error {
 
 // graceIsOver has what is to be retired be retired.
 func (tr *trial) graceIsOver(ctx context.Context) error {
-	version := tr.store.Tags()[rotation.TagRetire]
+	version, _, _ := strings.Cut(tr.store.Tags()[rotation.TagRetire], " ") // and when
 	if version == "" {
 		return fmt.Errorf("the tag %s is not there, so nothing would ever be retired", rotation.TagRetire)
 	}
