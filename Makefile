@@ -11,7 +11,7 @@ STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-race test-moto sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-aws build-SecretRotator build-ParameterPlanner build-ParameterRotator
+.PHONY: help build package test test-race test-moto sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-redis tools-aws build-SecretRotator build-ParameterPlanner build-ParameterRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,7 +71,7 @@ bench: tools-postgres ## measure what BENCHMARKS.md reports
 	@ls -l dist/*/bootstrap
 
 # The tests' servers and tools. A tool that is there is left alone.
-tools: tools-postgres tools-postgres-18 tools-aws
+tools: tools-postgres tools-postgres-18 tools-redis tools-aws
 
 tools-postgres:
 	@ls $${REKEY_POSTGRES_BIN:-/nowhere}/initdb /usr/lib/postgresql/*/bin/initdb 2>/dev/null | grep -q . || \
@@ -91,6 +91,9 @@ tools-postgres-18:
 		cd node_modules/$$P && node scripts/hydrate-symlinks.js && \
 		mkdir -p $(dir $(POSTGRES18)) && rm -rf $(POSTGRES18) && cp -R native $(POSTGRES18) && \
 		chmod -R a+rX /var/tmp/rekey-tools && rm -rf $$D; }
+
+tools-redis:
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || $(call install,redis-server)
 
 tools-aws:
 	@command -v aws >/dev/null || $(call install,awscli)
