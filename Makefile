@@ -11,7 +11,7 @@ STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-race test-moto sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-aws build-SecretRotator
+.PHONY: help build package test test-race test-moto sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-aws build-SecretRotator build-ParameterPlanner build-ParameterRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,10 +29,13 @@ package: ## make dist/FUNCTION.zip for Lambda (arm64)
 	@ls -l dist/*.zip
 
 # SAM calls build-<resource> for each function with BuildMethod: makefile.
-build-SecretRotator:
-	GOOS=linux GOARCH=arm64 $(GOBUILD) -o $(ARTIFACTS_DIR)/bootstrap ./functions/secret-rotator
+build-SecretRotator: SAM := secret-rotator
+build-ParameterPlanner: SAM := parameter-planner
+build-ParameterRotator: SAM := parameter-rotator
+build-SecretRotator build-ParameterPlanner build-ParameterRotator:
+	GOOS=linux GOARCH=arm64 $(GOBUILD) -o $(ARTIFACTS_DIR)/bootstrap ./functions/$(SAM)
 
-demo: tools-postgres build ## rotate a password of a real PostgreSQL through the shipped function
+demo: tools-postgres build ## rotate passwords of a real PostgreSQL through the shipped functions
 	@go run ./internal/demo
 
 test: tools build lint verify ## run every test; installs what they need

@@ -4,6 +4,8 @@ package events_test
 
 import (
 	"bytes"
+	"crypto/md5"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -11,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/aws/aws-lambda-go/events"
+
+	"github.com/rekeyhq/rekey/internal/queue"
 )
 
 func TestRotationEvents(t *testing.T) {
@@ -50,5 +54,49 @@ func TestRotationEvents(t *testing.T) {
 	}
 	if withRotationToken == 0 || withRotationToken == len(files) {
 		t.Errorf("%d of %d events carry a RotationToken, want some with and some without", withRotationToken, len(files))
+	}
+}
+
+func decode(t *testing.T, file string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+}
+
+// The detail of a schedule's event is a string, where that of a rule's is an object.
+func TestScheduleEvent(t *testing.T) {
+	var event struct {
+		events.CloudWatchEvent
+		Detail string `json:"detail"`
+	}
+	decode(t, "schedule.json", &event)
+	if event.Source != "aws.scheduler" || event.Time.IsZero() || event.Detail != "{}" {
+		t.Errorf("it is %+v", event)
+	}
+}
+
+func TestRotateParameterEvent(t *testing.T) {
+	var event events.SQSEvent
+	decode(t, "rotate-parameter.json", &event)
+	if len(event.Records) != 1 {
+		t.Fatalf("it holds %d messages, and the function takes one at a time", len(event.Records))
+	}
+	message := event.Records[0]
+	m, err := queue.Decode(message.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum := md5.Sum([]byte(message.Body)); message.Md5OfBody != hex.EncodeToString(sum[:]) {
+		t.Error("the checksum is not that of the body")
+	}
+	if message.Attributes["MessageGroupId"] != m.Parameter.Group() || message.Attributes["MessageDeduplicationId"] != m.Parameter.Token() {
+		t.Error("the ids are not the planner's")
 	}
 }

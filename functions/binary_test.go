@@ -20,25 +20,30 @@ import (
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// bootstrap is the function as it ships, compiled once.
-var bootstrap = sync.OnceValues(func() (string, error) {
-	dir, err := filepath.Abs("../build/test/secret-rotator")
-	if err != nil {
-		return "", err
-	}
-	file := filepath.Join(dir, "bootstrap")
-	build := exec.Command("go", "build", "-tags", "lambda.norpc", "-trimpath", "-ldflags=-s -w", "-o", file, "./secret-rotator")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return file, nil
-})
+// builds are the functions as they ship, each compiled once.
+var builds sync.Map // by name: a func() (string, error)
+
+func bootstrap(name string) (string, error) {
+	build, _ := builds.LoadOrStore(name, sync.OnceValues(func() (string, error) {
+		dir, err := filepath.Abs("../build/test/" + name)
+		if err != nil {
+			return "", err
+		}
+		file := filepath.Join(dir, "bootstrap")
+		build := exec.Command("go", "build", "-tags", "lambda.norpc", "-trimpath", "-ldflags=-s -w", "-o", file, "./"+name)
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
+		return file, nil
+	}))
+	return build.(func() (string, error))()
+}
 
 // function runs the shipped binary, in an account, against an endpoint, and
 // nothing else tells it where it is.
 func function(t *testing.T, endpoint, account string, log io.Writer) *locallambda.Function {
 	t.Helper()
-	file, err := bootstrap()
+	file, err := bootstrap("secret-rotator")
 	if err != nil {
 		t.Fatal(err)
 	}

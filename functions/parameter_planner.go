@@ -104,7 +104,8 @@ type tick struct {
 	time time.Time // for which it was scheduled
 	now  time.Time
 
-	due []*inventory.Parameter // not queued yet
+	begun map[string]bool        // the records there are
+	due   []*inventory.Parameter // not queued yet
 
 	managed, looked, found, queued, misconfigured, paused, overdue int
 }
@@ -115,6 +116,9 @@ func (t *tick) plan(ctx context.Context) error {
 		return err
 	}
 	t.managed = len(all)
+	if t.begun, err = paramstore.Begun(ctx, t.ssm, t.reads); err != nil {
+		return err
+	}
 	var rotatable []*inventory.Parameter
 	for i := range all {
 		switch p := &all[i]; {
@@ -187,10 +191,22 @@ func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
 		t.overdue++
 		t.log.WarnContext(ctx, "overdue", "id", p.ARN, "since", p.Schedule.Deadline(p.Changed))
 	}
-	if _, open := p.Schedule.Window.Open(t.now); open && !t.now.Before(p.Due()) {
+	if _, due := t.isDue(p); due || t.isBegun(p) {
 		t.found++
 		t.due = append(t.due, p)
 	}
+}
+
+// isDue tells whether a rotation may begin now, and until when; zero: any time.
+func (t *tick) isDue(p *inventory.Parameter) (until time.Time, due bool) {
+	until, open := p.Schedule.Window.Open(t.now)
+	return until, open && !t.now.Before(p.Due())
+}
+
+// isBegun tells whether there is a rotation that was not finished. It is, at any time:
+// the target may have the new value already, which readers lack.
+func (t *tick) isBegun(p *inventory.Parameter) bool {
+	return t.begun[paramstore.Parameter{ARN: p.ARN, Base: p.Version}.Record()]
 }
 
 // enqueue orders the rotation of what is due, of as many as one call describes.
@@ -219,7 +235,11 @@ func (t *tick) enqueue(ctx context.Context) error {
 			t.complain(ctx, p, d.Refused)
 			continue
 		}
-		until, _ := p.Schedule.Window.Open(t.now)
+		d.ARN = p.ARN // DescribeParameters did not always tell it
+		until, due := t.isDue(p)
+		if !due {
+			until = t.now // only to be finished: it is too late to begin another
+		}
 		orders = append(orders, queue.Message{Parameter: d.Parameter, Until: until})
 	}
 	sent, err := queue.Send(ctx, t.queue, t.url, orders)

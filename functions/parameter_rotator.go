@@ -134,9 +134,7 @@ func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	store := paramstore.New(h.ssm, p, h.writes)
 	why, err := h.drop(ctx, store, m)
 	if err != nil {
-		err = &rotation.StepError{Step: rotation.CreateSecret, ID: p.ARN, Err: err}
-		h.engine.Log.ErrorContext(ctx, "order", "id", p.ARN, "error", err.Error(), "permanent", rotators.IsPermanent(err))
-		return err
+		return h.logged(ctx, p, err)
 	}
 	if why != "" {
 		h.engine.Log.InfoContext(ctx, "nothing is done", "id", p.ARN, "version", p.Base, "reason", why)
@@ -149,9 +147,16 @@ func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	// What somebody stored by hand does not work. A new attempt, from their
 	// version, has the target accept what readers get.
 	if p, err = h.now(ctx, p); err != nil {
-		return &rotation.StepError{Step: rotation.CreateSecret, ID: p.ARN, Err: err}
+		return h.logged(ctx, m.Parameter, err)
 	}
 	return engine.Run(ctx, paramstore.New(h.ssm, p, h.writes), p.ARN, p.Token())
+}
+
+// logged makes an error of what failed before a step, which the engine does not log.
+func (h *parameterRotator) logged(ctx context.Context, p paramstore.Parameter, err error) error {
+	err = &rotation.StepError{Step: rotation.CreateSecret, ID: p.ARN, Err: err}
+	h.engine.Log.ErrorContext(ctx, "order", "id", p.ARN, "error", err.Error(), "permanent", rotators.IsPermanent(err))
+	return err
 }
 
 // now returns the parameter as it is now.
@@ -166,6 +171,7 @@ func (h *parameterRotator) now(ctx context.Context, p paramstore.Parameter) (par
 	case len(found) == 0:
 		return p, rotators.Permanent(paramstore.ErrGone)
 	}
+	found[0].ARN = p.ARN
 	return found[0].Parameter, found[0].Refused
 }
 
@@ -176,6 +182,8 @@ func (h *parameterRotator) drop(ctx context.Context, store *paramstore.Store, m 
 	switch {
 	case errors.Is(err, paramstore.ErrGone):
 		return "the parameter was deleted", nil
+	case errors.Is(err, paramstore.ErrUntagged):
+		return paramstore.ErrUntagged.Error(), nil
 	case err != nil:
 		return "", err
 	case a.State == rotation.Current && a.Tags.Retire == "" && !store.Begun():

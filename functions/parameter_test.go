@@ -18,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
+	"golang.org/x/time/rate"
+
 	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/internal/localaws"
 	"github.com/rekeyhq/rekey/internal/paramstore"
@@ -31,8 +33,9 @@ import (
 // parameter is one parameter, of one user of the database, in an AWS of its own.
 type parameter struct {
 	*setup
-	ssm *ssm.Client // does not go through any Wire
+	ssm *ssm.Client // a person's, who may do everything, and not through any Wire
 	queue.Message
+	ahead atomic.Int64 // nanoseconds by which AWS's clock is ahead
 }
 
 const parameterName = "/shop/db/password"
@@ -46,15 +49,19 @@ func newParameter(t *testing.T, form func(user, password string) string, f fault
 	t.Helper()
 	t.Setenv("REKEY_QUEUE_URL", "https://queue")
 	t.Setenv("REKEY_SSM_WRITES_PER_SECOND", "1000") // nothing here is about the quota
-	p := &parameter{setup: &setup{t: t, user: fmt.Sprintf("app_%d", users.Add(1)), cloud: localaws.New(localaws.Config{Fault: f})}}
+	p := &parameter{setup: &setup{t: t, user: fmt.Sprintf("app_%d", users.Add(1))}}
+	now := func() time.Time { return time.Now().Add(time.Duration(p.ahead.Load())) }
+	p.cloud = localaws.New(localaws.Config{Fault: f, Now: now})
 	t.Cleanup(p.cloud.Close)
-	server := httptest.NewServer(p.cloud)
+	server, person := httptest.NewServer(policed{p.cloud}), httptest.NewServer(p.cloud)
 	t.Cleanup(server.Close)
-	p.endpoint = server.URL
+	t.Cleanup(person.Close)
+	p.endpoint = person.URL
 	if err := database.Exec(t.Context(), fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'the first password'", p.user)); err != nil {
 		t.Fatal(err)
 	}
 	p.ssm = ssm.NewFromConfig(p.config(http.DefaultTransport))
+	p.endpoint = server.URL
 	p.first = form(p.user, "the first password")
 	tags := map[string]string{"rekey:rotator": "postgres", "rekey:every": "30d"}
 	if p.first == "the first password" {
@@ -472,6 +479,101 @@ func TestADeletionMidway(t *testing.T) {
 	}
 }
 
+// A parameter that was deleted in the middle of its rotation is made anew, and its
+// versions begin at 1 again, as do the names of records.
+func TestAParameterMadeAnew(t *testing.T) {
+	for name, c := range map[string]struct {
+		base    int64 // of the attempt that was not finished
+		pending bool  // made anew with the value of the record
+	}{
+		"with the record's value, as the error says":           {1, true},
+		"with the record's value, of a later version":          {3, true},
+		"with what readers got, of a version it had once":      {1, false},
+		"with what readers got, of a version it has not again": {3, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newParameter(t, asJSON, nil)
+			for p.Parameter.Base < c.base {
+				if err := p.byHand(t.Context(), p.first); err != nil {
+					t.Fatal(err)
+				}
+				p.order()
+			}
+			store := paramstore.New(p.ssm, p.Parameter, rate.NewLimiter(rate.Inf, 0))
+			a, err := store.Load(t.Context(), p.Parameter.ARN, p.Parameter.Token())
+			if err != nil {
+				t.Fatal(err)
+			}
+			value := p.first
+			pending := asJSON(p.user, "the second password")
+			if err := store.PutPending(t.Context(), a, rotators.NewSecret(pending)); err != nil {
+				t.Fatal(err)
+			}
+			if c.pending {
+				if err := database.Exec(t.Context(), fmt.Sprintf("ALTER ROLE %s PASSWORD 'the second password'", p.user)); err != nil {
+					t.Fatal(err)
+				}
+				value = pending
+			}
+			tags := map[string]string{"rekey:rotator": "postgres", "rekey:every": "30d"}
+			p.cloud.AddParameter(localaws.Parameter{Name: parameterName, Type: "SecureString", Value: value, Tags: tags, Changed: time.Now().Add(time.Minute)})
+			p.order()
+			for range 2 { // the second time as the planner would, while it is due
+				if err := p.deliver(); err != nil {
+					t.Fatal(err)
+				}
+				p.ahead.Add(int64(time.Minute)) // the name of a record must rest
+			}
+			if err := p.rotated(t.Context(), 2); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Somebody takes the opt-in back in the middle of a rotation, or deletes the parameter
+// before the message comes back. What may hold the only password that works is named
+// and kept; with the tag back, the rotation is finished.
+func TestNotToBeReadMidway(t *testing.T) {
+	for name, c := range map[string]struct{ do, undo func(*parameter) }{
+		"untagged": {func(p *parameter) { p.untag("rekey:rotator") }, func(p *parameter) { p.tag("rekey:rotator", "postgres") }},
+		"deleted":  {func(p *parameter) { p.delete(parameterName) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var puts atomic.Int32
+			p := newParameter(t, asJSON, func(c localaws.Call) localaws.Fault {
+				if c.Operation == "PutParameter" && puts.Add(1) > 1 {
+					return localaws.RefuseBefore // whatever keeps it from promoting
+				}
+				return localaws.None
+			})
+			if err := p.deliver(); err == nil {
+				t.Fatal("it was promoted")
+			}
+			c.do(p)
+			err := p.deliver()
+			if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), p.Parameter.Record()) {
+				t.Errorf("got %v", err)
+			}
+			left, err := p.records(t.Context())
+			if err != nil || len(left) != 1 || p.accepts(t.Context(), left[0]) != nil {
+				t.Fatalf("%d records, %v", len(left), err)
+			}
+			if c.undo == nil {
+				return
+			}
+			c.undo(p)
+			puts.Store(-100)
+			if err := p.deliver(); err != nil {
+				t.Fatal(err)
+			}
+			if err := p.rotated(t.Context(), 2); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // transport does something before the nth request.
 type transport struct {
 	n      int
@@ -549,7 +651,7 @@ func TestTwoWorkers(t *testing.T) {
 
 // A function that hangs is killed, and the message comes back.
 func TestRedeliveryAfterATimeout(t *testing.T) {
-	for n := 1; n <= 9; n++ {
+	for n := 1; n <= 12; n++ {
 		p := newParameter(t, asJSON, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		_, err := p.handlerOver(&transport{n: n, before: func(r *http.Request) { <-r.Context().Done() }}).Invoke(ctx, p.event())
@@ -605,5 +707,62 @@ func TestReadersGetPromotedValuesOnly(t *testing.T) {
 	}
 	if len(seen) < 2 || len(promoted) != 6 {
 		t.Errorf("the reader saw %d values of %d", len(seen), len(promoted))
+	}
+}
+
+// Two users take turns, with a change by hand between that moves the previous
+// version: the twin's password is then found in the version before.
+func TestAlternatingUsersInAParameter(t *testing.T) {
+	var admin string
+	p := newParameter(t, func(user, password string) string {
+		admin = "admin_of_" + user
+		return strings.Replace(asJSON(user, password), "}", `, "masterarn":"ssm:/admin" }`, 1)
+	}, nil)
+	for _, sql := range []string{
+		"CREATE ROLE " + admin + " LOGIN CREATEROLE PASSWORD 'the admins password'",
+		"GRANT " + p.user + " TO " + admin + " WITH ADMIN OPTION",
+		"ALTER ROLE " + p.user + " SET work_mem TO '7MB'",
+	} {
+		if err := database.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.cloud.AddParameter(localaws.Parameter{Name: "/admin", Type: "SecureString", Value: asJSON(admin, "the admins password")})
+	for n := 1; n <= 4; n++ {
+		if err := p.deliver(); err != nil {
+			t.Fatalf("rotation %d: %v", n, err)
+		}
+		_, value, err := p.now(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := p.user + []string{"", "_clone"}[n%2]; !strings.Contains(value, `"username":"`+want+`"`) {
+			t.Errorf("rotation %d: not the turn of %s", n, want)
+		}
+		if err := p.serves(t.Context(), value); err != nil {
+			t.Errorf("rotation %d: %v", n, err)
+		}
+		if n == 2 {
+			if err := p.byHand(t.Context(), value+" "); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.order()
+	}
+}
+
+// What Parameter Store does not take is not set in the database.
+func TestAValueParameterStoreRefuses(t *testing.T) {
+	p := newParameter(t, asJSON, nil)
+	if err := p.cloud.EditParameter(parameterName, func(p *localaws.Parameter) { p.AllowedPattern = "the first" }); err != nil {
+		t.Fatal(err)
+	}
+	p.order()
+	err := p.deliver()
+	if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "AllowedPattern the first") {
+		t.Errorf("got %v", err)
+	}
+	if err := p.untouched(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -94,7 +94,7 @@ func asJSON(user, password string) string {
 
 func (s *setup) config(transport http.RoundTripper) aws.Config {
 	return aws.Config{
-		Region: "us-east-1", BaseEndpoint: &s.endpoint,
+		Region: "us-east-1", BaseEndpoint: aws.String(s.endpoint),
 		Credentials: credentials.NewStaticCredentialsProvider("local", "local", ""),
 		HTTPClient:  &http.Client{Transport: transport},
 		Retryer:     func() aws.Retryer { return aws.NopRetryer{} },

@@ -19,14 +19,19 @@ import (
 type shell struct {
 	t   *testing.T
 	env []string
-	arn string // the function's, as printed
+	arn string // that of secret-rotator, as printed
+	dir string // where everything is compiled
 }
 
 // startLocal runs the compiled rekey local and reads what it prints.
 func startLocal(t *testing.T) *shell {
 	t.Helper()
 	dir := t.TempDir()
-	for output, program := range map[string]string{"rekey": ".", "secret-rotator/bootstrap": "../../functions/secret-rotator"} {
+	programs := map[string]string{"rekey": "."}
+	for _, name := range []string{"secret-rotator", "parameter-planner", "parameter-rotator"} {
+		programs[name+"/bootstrap"] = "../../functions/" + name
+	}
+	for output, program := range programs {
 		if out, err := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", filepath.Join(dir, output), program).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -50,10 +55,10 @@ func startLocal(t *testing.T) *shell {
 			t.Logf("rekey local logged:\n%s", log.String())
 		}
 	})
-	s := &shell{t: t, env: append(os.Environ(), "AWS_PAGER=", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")}
+	s := &shell{t: t, dir: dir, env: append(os.Environ(), "AWS_PAGER=", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		line := strings.TrimSpace(lines.Text())
-		if strings.HasPrefix(line, "arn:aws:lambda:") {
+		if strings.HasPrefix(line, "arn:aws:lambda:") && strings.HasSuffix(line, ":secret-rotator") {
 			s.arn = line
 		}
 		export, ok := strings.CutPrefix(line, "export ")
@@ -211,9 +216,19 @@ func TestTheREADMEsCommandsRotate(t *testing.T) {
 	}
 	s := startLocal(t)
 	paste := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", commands)
+	paste.Dir = t.TempDir()
+	if err := os.Symlink(s.dir, filepath.Join(paste.Dir, "build")); err != nil {
+		t.Fatal(err)
+	}
 	paste.Env = append(s.env, "DB_HOST="+db.Host, fmt.Sprintf("DB_PORT=%d", db.Port), "DB_PASSWORD=first")
-	if out, err := paste.CombinedOutput(); err != nil {
+	out, err := paste.CombinedOutput()
+	if err != nil {
 		t.Fatalf("%v: %s", err, out)
+	}
+	for _, said := range []string{"/shop/db", "1 managed", "done: version 2 of /shop/db is current"} {
+		if !strings.Contains(string(out), said) {
+			t.Errorf("the commands do not print %q: %s", said, out)
+		}
 	}
 	s.until("shop", "the rotation", func(d description) bool { return d.LastRotatedDate != nil && !d.pending() })
 	if err := db.Login(t.Context(), "app", "first"); !servers.Refused(err) {

@@ -101,9 +101,10 @@ func local(ctx context.Context, c *call) int {
 			Name:      name,
 			Bootstrap: bootstrap,
 			Region:    *region,
-			Env:       append(callersVariables(), shell...),
-			Timeout:   timeout(name),
-			Log:       c.stderr,
+			// A function is somebody else than the shell, as on AWS.
+			Env:     slices.Concat(callersVariables(), shell, []string{"AWS_ACCESS_KEY_ID=" + name}),
+			Timeout: timeout(name),
+			Log:     c.stderr,
 		})
 		defer function.Close()
 		aws.Handle(name, function)

@@ -1,5 +1,7 @@
-// The command rekey is for people who work on rekey's Lambda functions or try
-// them: it runs the built functions on this machine.
+// The command rekey is for people whose credentials rekey rotates, and for those
+// who work on its Lambda functions or try them: it shows what will be rotated,
+// rotates one secret or parameter now, and runs the built functions on this
+// machine.
 package main
 
 import (
@@ -12,6 +14,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // What run returns, for the shell.
@@ -36,10 +39,18 @@ type call struct {
 	args           []string
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	now            func() time.Time
+	pause          time.Duration // between two looks at a rotation under way
 }
 
+// A parameter's pending value lives for two thirds of a second at the least,
+// while the function waits for its share of Parameter Store's writes, so that
+// looks this far apart see it unless the account's quota was raised. They are a
+// tenth of the reads an account has.
+const pause = 250 * time.Millisecond
+
 func commands() []*command {
-	return []*command{localCommand(), invokeCommand(), versionCommand()}
+	return []*command{planCommand(), rotateCommand(), localCommand(), invokeCommand(), versionCommand()}
 }
 
 func main() {
@@ -66,7 +77,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	default:
 		for _, c := range commands() {
 			if c.name == name {
-				return c.run(ctx, &call{command: c, args: args[1:], stdin: stdin, stdout: stdout, stderr: stderr})
+				return c.run(ctx, &call{
+					command: c, args: args[1:], stdin: stdin, stdout: stdout, stderr: stderr,
+					now: time.Now, pause: pause,
+				})
 			}
 		}
 		fmt.Fprintf(stderr, "rekey: there is no command %q\n\n", name)
@@ -76,7 +90,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 func help(w io.Writer) {
-	fmt.Fprint(w, "rekey runs rekey's Lambda functions on this machine.\n\n")
+	fmt.Fprint(w, "rekey shows what is rotated on AWS and when, rotates one credential now, and runs\nrekey's Lambda functions on this machine.\n\n")
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  rekey %-8s %s\n", c.name, c.what)
 	}

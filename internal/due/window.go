@@ -89,6 +89,9 @@ func (w Window) Open(now time.Time) (until time.Time, open bool) {
 	return until, true
 }
 
+// Opens returns when a window that is closed at now opens next.
+func (w Window) Opens(now time.Time) time.Time { return w.opening(w.count(now)) }
+
 func (w Window) anyTime() bool { return len(w.openings) == 0 }
 
 // Openings are numbered from a Monday before all times there are: the zero

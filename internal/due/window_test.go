@@ -44,6 +44,12 @@ func TestOpen(t *testing.T) {
 		if open != (c.until != "") || open && !until.Equal(instant(t, c.until)) {
 			t.Errorf("%s at %s: open %t, until %s", c.window, c.now, open, until)
 		}
+		if opens := w.Opens(now); !open {
+			_, early := w.Open(opens.Add(-time.Second))
+			if _, opened := w.Open(opens); !opens.After(now) || !opened || early {
+				t.Errorf("%s at %s: opens at %s", c.window, c.now, opens)
+			}
+		}
 		if elsewhere, _ := w.Open(now.In(time.FixedZone("", -9*3600))); !elsewhere.Equal(until) {
 			t.Errorf("%s at %s, said in another zone: until %s", c.window, c.now, elsewhere)
 		}

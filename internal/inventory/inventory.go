@@ -28,7 +28,8 @@ import (
 type Parameter struct {
 	ARN, Name string
 	Schedule  due.Schedule
-	Rotator   string
+	// Rotator, Every and Window are the tags of these names, as somebody wrote them.
+	Rotator, Every, Window string
 	// Problem is why it cannot be rotated; nil if nothing is known to be wrong.
 	Problem error
 
@@ -66,14 +67,17 @@ func Tagged(ctx context.Context, client *tagging.Client, stage string, progress 
 				tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
 			}
 			// The index also yields what was tagged once, and is no more.
-			if tags[rotation.TagPrefix+"rotator"] == "" || tags[rotation.TagPrefix+"stage"] != stage {
+			if _, tagged := tags[rotation.TagPrefix+"rotator"]; !tagged || tags[rotation.TagPrefix+"stage"] != stage {
 				continue
 			}
-			p := Parameter{ARN: aws.ToString(resource.ResourceARN)}
+			p := Parameter{
+				ARN:     aws.ToString(resource.ResourceARN),
+				Rotator: tags[rotation.TagPrefix+"rotator"],
+				Every:   tags[rotation.TagPrefix+"every"],
+				Window:  tags[rotation.TagPrefix+"window"],
+			}
 			p.Name = nameOf(p.ARN)
-			var read rotation.Tags
-			p.Schedule, read, p.Problem = due.Read(tags)
-			p.Rotator = read.Settings.Rotator
+			p.Schedule, _, p.Problem = due.Read(tags)
 			found = append(found, p)
 		}
 		progress(len(found))
@@ -99,25 +103,32 @@ const LookAtOnce = 10
 // Look reads the version and the last change of at most LookAtOnce parameters,
 // without their values. It costs one call if all is well.
 func Look(ctx context.Context, client *ssm.Client, parameters []*Parameter) error {
+	err := lookUp(ctx, client, parameters)
+	if !isDenied(err) {
+		return err
+	}
+	// One that may not be read must not keep the others from being rotated.
+	var denied []*Parameter
+	for _, p := range parameters {
+		one := lookUp(ctx, client, []*Parameter{p})
+		if isDenied(one) {
+			denied = append(denied, p)
+		} else if one != nil {
+			return one
+		}
+	}
+	return lookAtDenied(ctx, client, denied, err)
+}
+
+// lookUp looks for parameters by their names, and for what is not found by a name with
+// a slash before it.
+func lookUp(ctx context.Context, client *ssm.Client, parameters []*Parameter) error {
 	var names []string
 	for _, p := range parameters {
 		names = append(names, p.Name)
 	}
 	missing, err := look(ctx, client, parameters, names)
-	if isDenied(err) {
-		// One that may not be read must not keep the others from being rotated.
-		if len(parameters) == 1 {
-			parameters[0].Problem = rotators.Permanent(fmt.Errorf("it may not be read: %w", err))
-			return nil
-		}
-		for _, p := range parameters {
-			if err := Look(ctx, client, []*Parameter{p}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	if err != nil || len(missing) == 0 {
+	if err != nil {
 		return err
 	}
 	var slashed []string
@@ -130,6 +141,42 @@ func Look(ctx context.Context, client *ssm.Client, parameters []*Parameter) erro
 		_, err = look(ctx, client, parameters, slashed)
 	}
 	return err
+}
+
+// lookAtDenied finds out why parameters may not be read. A policy that allows it by a
+// tag denies what is not there, since that has none: a parameter that was deleted, and
+// one whose name starts with a slash that its ARN does not tell.
+func lookAtDenied(ctx context.Context, client *ssm.Client, parameters []*Parameter, denial error) error {
+	var names []string
+	for _, p := range parameters {
+		if names = append(names, p.Name); !strings.Contains(p.Name, "/") {
+			names = append(names, "/"+p.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil // the policy took effect meanwhile
+	}
+	described, err := paramstore.Describe(ctx, client, names)
+	if err != nil {
+		return err
+	}
+	for _, p := range parameters {
+		i := slices.IndexFunc(described, func(d paramstore.Described) bool { return d.ARN == p.ARN })
+		if i < 0 {
+			continue // deleted; the index of tags is late
+		}
+		if name := described[i].Name; name != p.Name {
+			p.Name = name
+			if err := lookUp(ctx, client, []*Parameter{p}); !isDenied(err) {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+		}
+		p.Problem = errors.Join(p.Problem, rotators.Permanent(fmt.Errorf("it may not be read, which the policy of who looks must allow: %w", denial)))
+	}
+	return nil
 }
 
 func look(ctx context.Context, client *ssm.Client, parameters []*Parameter, names []string) (missing []string, err error) {

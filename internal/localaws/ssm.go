@@ -80,6 +80,7 @@ type parameterVersion struct {
 	tier    string
 	labels  []string // in the order they were attached
 	changed time.Time
+	user    string // who made it, an ARN
 
 	description, pattern, dataType string
 	policies                       []policy
@@ -113,7 +114,7 @@ func (p *parameter) holder(label string) *parameterVersion {
 func (s *Server) AddParameter(in Parameter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := &parameter{name: in.Name, arn: s.parameterARN(in.Name), versions: []*parameterVersion{{number: 1}}}
+	p := &parameter{name: in.Name, arn: s.parameterARN(in.Name), versions: []*parameterVersion{{number: 1, user: s.arnOfRoot()}}}
 	if err := s.fill(p, in); err != nil {
 		panic("localaws: AddParameter " + in.Name + ": " + err.Error())
 	}

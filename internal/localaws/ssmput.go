@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -45,7 +46,7 @@ func (s *Server) putParameter(c call, in putParameterInput) (any, error) {
 	case !exists && in.Type == "":
 		return nil, validation("A parameter type is required when you create a parameter.")
 	}
-	v := &parameterVersion{number: 1, kind: in.Type, dataType: cmp.Or(in.DataType, "text"), changed: c.now}
+	v := &parameterVersion{number: 1, kind: in.Type, dataType: cmp.Or(in.DataType, "text"), changed: c.now, user: s.user(c.request)}
 	if exists {
 		last := p.latest()
 		if in.Type != "" && in.Type != last.kind {
@@ -91,6 +92,19 @@ func (s *Server) putParameter(c call, in putParameterInput) (any, error) {
 		s.keep(p)
 	}
 	return putParameterOutput{Version: v.number, Tier: v.tier}, nil
+}
+
+// accessKey finds the access key id in an Authorization header.
+var accessKey = regexp.MustCompile(`Credential=([^/,\s]+)/`)
+
+// user is who Parameter Store says made a version: a user for each access key.
+// Who else somebody is, and whether there is such a key, nobody asks here.
+func (s *Server) user(r *http.Request) string {
+	key := accessKey.FindStringSubmatch(r.Header.Get("Authorization"))
+	if key == nil {
+		return s.arnOfRoot()
+	}
+	return "arn:aws:iam::" + s.config.Account + ":user/" + key[1]
 }
 
 // parameterNameText is what a name may hold.

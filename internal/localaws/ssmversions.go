@@ -38,7 +38,7 @@ type inlinePolicy struct{ PolicyText, PolicyType, PolicyStatus string }
 func (s *Server) parameterEntry(p *parameter, v *parameterVersion) parameterEntry {
 	e := parameterEntry{
 		Name: p.name, Type: v.kind, KeyId: v.keyID, LastModifiedDate: epoch{v.changed},
-		LastModifiedUser: "arn:aws:iam::" + s.config.Account + ":root",
+		LastModifiedUser: v.user,
 		Description:      v.description, AllowedPattern: v.pattern, Version: v.number, Tier: v.tier,
 		Policies: []inlinePolicy{}, DataType: v.dataType,
 	}

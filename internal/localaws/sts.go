@@ -24,11 +24,13 @@ type getCallerIdentityResponse struct {
 	RequestID string   `xml:"ResponseMetadata>RequestId"`
 }
 
+func (s *Server) arnOfRoot() string { return "arn:aws:iam::" + s.config.Account + ":root" }
+
 // getCallerIdentity answers that everybody is the account's root, because
 // localaws knows no users.
 func (s *Server) getCallerIdentity(call, []byte) (any, error) {
 	return getCallerIdentityResponse{
-		Arn:       "arn:aws:iam::" + s.config.Account + ":root",
+		Arn:       s.arnOfRoot(),
 		UserID:    s.config.Account,
 		Account:   s.config.Account,
 		RequestID: newUUID(),

@@ -59,10 +59,34 @@ func hash(text string) string {
 }
 
 // records is the path under which the parameter's records are.
-func (p Parameter) records() string { return "/rekey/pending/" + p.Group() + "/" }
+func (p Parameter) records() string { return pending + p.Group() + "/" }
+
+// pending is the path under which all records are.
+const pending = "/rekey/pending/"
 
 // Record is the name of the parameter that holds the attempt's pending value.
 func (p Parameter) Record() string { return p.records() + strconv.FormatInt(p.Base, 10) }
+
+// Begun finds the names of all records, ten a call, of whatever parameter: the
+// attempts that are not finished, one way or another. It reads no value. reads is
+// waited for before every call.
+func Begun(ctx context.Context, client *ssm.Client, reads Limiter) (map[string]bool, error) {
+	records := map[string]bool{}
+	pages := ssm.NewGetParametersByPathPaginator(client, &ssm.GetParametersByPathInput{Path: aws.String(pending), Recursive: aws.Bool(true)})
+	for pages.HasMorePages() {
+		if err := reads.Wait(ctx); err != nil {
+			return nil, err
+		}
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("looking for what was begun, under %s: %w", pending, err)
+		}
+		for _, p := range page.Parameters {
+			records[aws.ToString(p.Name)] = true
+		}
+	}
+	return records, nil
+}
 
 // Described is a parameter as DescribeParameters has it.
 type Described struct {
@@ -107,7 +131,7 @@ func Refuse(name string, t types.ParameterType) error {
 	switch {
 	case strings.HasPrefix(name, "/aws/reference/"):
 		err = errors.New("it is only a way to read a secret of Secrets Manager: rotate that secret there")
-	case strings.HasPrefix(name, "/rekey/pending/"):
+	case strings.HasPrefix(name, pending):
 		err = errors.New("it is the pending value of a rotation of rekey's: take its tags off")
 	case t != types.ParameterTypeSecureString:
 		err = fmt.Errorf("its type is %s, which keeps a value unencrypted and in sight of whoever may list parameters, and a type cannot be changed: delete it, make it anew as a SecureString, and have rekey rotate that", t)

@@ -1,6 +1,7 @@
 package paramstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
@@ -55,13 +57,19 @@ func New(client *ssm.Client, p Parameter, writes Limiter) *Store {
 // ErrGone says that the parameter was deleted, and that no record of it is left.
 var ErrGone = errors.New("there is no such parameter any more")
 
+// ErrUntagged says that rekey may not read the parameter, whose tag rekey:rotator was
+// taken off, and that no record of it is left.
+var ErrUntagged = errors.New("the tag rekey:rotator was taken off")
+
 // Load implements rotation.Store. It costs one GetParameters, the first time
 // also one ListTagsForResource, and one GetParameter while the tag rekey:retire
 // is there. The values it sees on the way are what Value returns.
 //
 // A token of this order is Current as soon as the record is gone and the version
 // is past the base: the order is carried out, or was overtaken before anything
-// was begun. In both cases nothing is left to do.
+// was begun. In both cases nothing is left to do. It is also Current if readers
+// get what the record holds, whatever the version: a parameter that was deleted
+// and made anew with that value begins at version 1 again.
 func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, error) {
 	p := s.parameter
 	if id != p.ARN {
@@ -89,11 +97,13 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	switch pending := !s.seen.pending.IsZero(); {
 	case token != p.Token():
 		a.State = rotation.Unknown
+	case pending && s.seen.current.Equal(s.seen.pending):
+		a.State = rotation.Current
 	case s.seen.version == p.Base && pending:
 		a.State = rotation.Stored
 	case s.seen.version == p.Base:
 		a.State = rotation.Reserved
-	case pending && !s.seen.current.Equal(s.seen.pending):
+	case pending:
 		a.State = rotation.Superseded
 	default:
 		a.State = rotation.Current
@@ -107,6 +117,9 @@ func (s *Store) look(ctx context.Context) error {
 	out, err := s.client.GetParameters(ctx, &ssm.GetParametersInput{
 		Names: []string{p.Name, p.Record()}, WithDecryption: aws.Bool(true),
 	})
+	if isDenied(err) {
+		return s.denied(ctx, err)
+	}
 	if err != nil {
 		return fmt.Errorf("reading the parameter: %w", explain(err, p))
 	}
@@ -126,14 +139,44 @@ func (s *Store) look(ctx context.Context) error {
 		}
 		found, s.seen.version, s.seen.current = true, parameter.Version, value
 	}
-	switch {
-	case found:
-		return nil
-	case s.seen.pending.IsZero():
-		return rotators.Permanent(ErrGone)
-	default:
-		return rotators.Permanent(fmt.Errorf("the parameter was deleted while it was being rotated: the target may accept nothing but what %s holds; read it there if it is still needed, and delete that", p.Record()))
+	if !found {
+		return s.gone()
 	}
+	return nil
+}
+
+// gone is the error about a parameter that is not there.
+func (s *Store) gone() error {
+	if !s.Begun() {
+		return rotators.Permanent(ErrGone)
+	}
+	return rotators.Permanent(fmt.Errorf("the parameter was deleted while it was being rotated: the target may accept nothing but what %s holds; read it there if it is still needed, and delete that", s.parameter.Record()))
+}
+
+// denied says why the parameter may not be read. A policy that allows it by its tag
+// denies what has lost the tag, and also what is not there, since that has none.
+func (s *Store) denied(ctx context.Context, denial error) error {
+	s.seen, s.tags = seen{}, nil
+	record := s.parameter.Record()
+	var err error
+	if s.seen.pending, err = s.read(ctx, record); err != nil {
+		return err
+	}
+	tags, err := s.Tags(ctx)
+	switch {
+	case err != nil:
+		return err
+	case tags[rotation.TagPrefix+"rotator"] != "":
+		return fmt.Errorf("reading the parameter, which this function's policy must allow: %w", denial)
+	case s.Begun():
+		return rotators.Permanent(fmt.Errorf("the tag rekey:rotator was taken off while the parameter was being rotated, and without it this function may not finish: the target may accept nothing but what %s holds; put the tag back, or read it there and delete that (%w)", record, denial))
+	}
+	return rotators.Permanent(ErrUntagged)
+}
+
+func isDenied(err error) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && api.ErrorCode() == "AccessDeniedException"
 }
 
 // Tags are the parameter's tags, as they were when they were first asked for and
@@ -143,6 +186,10 @@ func (s *Store) Tags(ctx context.Context) (map[string]string, error) {
 		out, err := s.client.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{
 			ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &s.parameter.Name,
 		})
+		var missing *types.InvalidResourceId
+		if errors.As(err, &missing) {
+			return nil, s.gone()
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the parameter's tags: %w", err)
 		}
@@ -218,8 +265,12 @@ func (s *Store) read(ctx context.Context, name string) (rotators.Secret, error) 
 	return rotators.NewSecret(aws.ToString(out.Parameter.Value)), nil
 }
 
+// older is how many versions before the previous one are yielded as leftovers.
+const older = 10
+
 // Leftovers implements rotation.Store: the records of attempts that were never
-// finished, of the newest base first.
+// finished, the newest first, and then the versions before the previous
+// one.
 func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotators.Secret, error] {
 	return func(yield func(rotators.Secret, error) bool) {
 		records, err := s.list(ctx)
@@ -239,16 +290,28 @@ func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[ro
 				return
 			}
 		}
+		for version := s.seen.version - 2; version >= max(1, s.seen.version-1-older); version-- {
+			value, err := s.version(ctx, strconv.FormatInt(version, 10))
+			if err == nil && value.IsZero() {
+				return // dropped, and so are those before it
+			}
+			if !yield(value, err) {
+				return
+			}
+		}
 	}
 }
 
 // record is one of the parameter's records.
 type record struct {
-	name string
-	base int64
+	name   string
+	base   int64
+	stored time.Time
 }
 
-// list finds the parameter's records, of the oldest base first. It reads no value.
+// list finds the parameter's records, the oldest first. That need not be the one of
+// the oldest base: of a parameter that was made anew the versions begin anew. It
+// reads no value.
 func (s *Store) list(ctx context.Context) ([]record, error) {
 	var records []record
 	path := s.parameter.records()
@@ -261,11 +324,13 @@ func (s *Store) list(ctx context.Context) ([]record, error) {
 		for _, p := range page.Parameters {
 			name := aws.ToString(p.Name)
 			if base, err := strconv.ParseInt(strings.TrimPrefix(name, path), 10, 64); err == nil {
-				records = append(records, record{name, base})
+				records = append(records, record{name, base, aws.ToTime(p.LastModifiedDate)})
 			}
 		}
 	}
-	slices.SortFunc(records, func(a, b record) int { return int(a.base - b.base) })
+	slices.SortFunc(records, func(a, b record) int {
+		return cmp.Or(a.stored.Compare(b.stored), cmp.Compare(a.base, b.base))
+	})
 	return records, nil
 }
 
@@ -395,13 +460,15 @@ func text(s string) *string {
 	return &s
 }
 
-// How often a promotion is looked at and sent again, and how long it waits before:
-// one whose outcome is not clear, and one that is throttled. To give that up would
-// keep readers waiting for as long as the queue keeps the message.
+// How often a promotion whose outcome is not clear is looked at and sent again,
+// and how long it waits before. One that is throttled is sent again for as long as
+// there is time, and half a minute at least: others use
+// up the quota, and the target has the new value already, which readers lack.
 const (
 	promotions = 4
-	throttled  = 30
 	rest       = time.Second
+	throttled  = 120
+	shortRest  = rest / 4
 )
 
 // Promote implements rotation.Store. Parameter Store has no compare-and-swap and
@@ -420,7 +487,7 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	put := s.put(s.parameter.Name, pending)
 	put.Overwrite = aws.Bool(true)
 	put.Description = text(s.parameter.Description)
-	for try := 1; ; try++ {
+	for try, throttles := 1, 0; ; try++ {
 		// The wait comes before the look, so that nothing stands between look and
 		// write.
 		if err := s.waitToPromote(ctx); err != nil {
@@ -430,6 +497,7 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 		if err := s.look(ctx); err != nil {
 			return err
 		}
+		s.seen.pending = pending // the look may have missed it, and it is to be cleared up
 		if s.seen.current.Equal(pending) {
 			return nil
 		}
@@ -440,20 +508,25 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 		if err == nil {
 			return s.promoted(ctx, out.Version, pending)
 		}
-		most := promotions
-		if (retry.ThrottleErrorCode{Codes: retry.DefaultThrottleErrorCodes}).IsErrorThrottle(err).Bool() {
-			most = throttled
+		wait := rest
+		if throttles < throttled && isThrottle(err) {
+			throttles, try, wait = throttles+1, try-1, shortRest
 		}
-		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || try >= most {
+		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || isDenied(err) || try == promotions {
 			return refused
 		}
 		if try == 1 {
 			continue // most often only the reply was lost
 		}
-		if err := pause(ctx, rest); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}
+}
+
+func isThrottle(err error) bool {
+	var busy *types.TooManyUpdates
+	return errors.As(err, &busy) || retry.IsErrorThrottles(retry.DefaultThrottles).IsErrorThrottle(err).Bool()
 }
 
 // promoted notes what the store has now. A version past the next one means that
@@ -475,16 +548,23 @@ func (s *Store) promoted(ctx context.Context, version int64, value rotators.Secr
 	return fmt.Errorf("version %s was stored by hand in the instant of promotion, and version %d overwrote it: %w", between, version, rotation.ErrSuperseded)
 }
 
-// Discard implements rotation.Driven. It deletes the records of all bases that
-// are past, in one call: what readers get is newer than any of them.
+// Discard implements rotation.Driven. It deletes this attempt's record, those that
+// were stored before it and those of all bases that are past, in one call: what
+// readers get is newer than any of them. Without a record of its own there is
+// nothing that this attempt could know to be over.
 func (s *Store) Discard(ctx context.Context, _ *rotation.Attempt) error {
+	if !s.Begun() {
+		return nil
+	}
 	records, err := s.list(ctx)
 	if err != nil {
 		return err
 	}
-	var past []string
-	for _, r := range records {
-		if r.base < s.seen.version {
+	own := s.parameter.Record()
+	at := slices.IndexFunc(records, func(r record) bool { return r.name == own })
+	past := []string{own} // the list may not have it yet
+	for i, r := range records {
+		if r.name != own && (i < at || r.base < s.seen.version) {
 			past = append(past, r.name)
 		}
 	}

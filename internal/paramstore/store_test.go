@@ -366,6 +366,27 @@ func TestALostPromotion(t *testing.T) {
 	}
 }
 
+// When a promotion is sent the target has the new value already, so others who use
+// up the quota hold it up, and do not fail it.
+func TestAPromotionThatIsThrottled(t *testing.T) {
+	var left atomic.Int32
+	_, client := start(t, localaws.Config{Fault: func(c localaws.Call) localaws.Fault {
+		if c.Operation == "PutParameter" && left.Add(-1) >= 0 {
+			return localaws.Throttle
+		}
+		return localaws.None
+	}})
+	put(t, client, "first")
+	s, a := begin(t, client, "second")
+	left.Store(6)
+	if err := s.Promote(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if m := describe(t, client); m.Version != 2 || read(t, client, name) != "second" {
+		t.Errorf("version %d", m.Version)
+	}
+}
+
 // Siblings are the parts of a connection beside a plain password.
 func TestSiblings(t *testing.T) {
 	server, client := start(t, localaws.Config{})
