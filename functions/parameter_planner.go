@@ -116,11 +116,9 @@ func (t *tick) plan(ctx context.Context) error {
 		return err
 	}
 	t.managed = len(all)
-	if err := t.retire(ctx); err != nil {
-		return err
-	}
+	retireErr := t.retire(ctx)
 	if t.begun, err = paramstore.Begun(ctx, t.ssm, t.reads); err != nil {
-		return err
+		return errors.Join(retireErr, err)
 	}
 	var rotatable []*inventory.Parameter
 	for i := range all {
@@ -133,7 +131,7 @@ func (t *tick) plan(ctx context.Context) error {
 			rotatable = append(rotatable, p)
 		}
 	}
-	err = t.choose(ctx, rotatable)
+	err = errors.Join(retireErr, t.choose(ctx, rotatable))
 	// What was found is queued, whatever ended the search.
 	for len(t.due) > 0 {
 		if queueErr := t.enqueue(ctx); queueErr != nil {
