@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"time"
 )
 
 // Rotation is one attempt to replace one secret. Fields may be added, so write
@@ -79,10 +80,17 @@ type Rotator interface {
 // a second key, a second password. A Rotator whose Set replaces the old value
 // has nothing to retire.
 type Retirer interface {
+	// Grace tells how long what readers got before stays valid after a promotion
+	// with these settings: what the owner set, else what is usual for this
+	// rotator. Negative: nothing outlives the promotion, and there is nothing to
+	// retire.
+	Grace(s Settings) time.Duration
+
 	// Retire has the target accept Current only; nil if that is so already, and
 	// nil if what is to be retired is gone. Previous is the value to withdraw.
 	// It runs after promotion, and again until it has succeeded. The engine
-	// then proves it: Test must refuse Previous and accept Current.
+	// proves with Test, right before, that Current works, and afterwards that
+	// Previous is refused and Current accepted.
 	Retire(ctx context.Context, r Rotation) error
 }
 

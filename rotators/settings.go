@@ -21,7 +21,9 @@ type Settings struct {
 	// Admin says whose login makes the change; "" for the credential's own.
 	Admin string
 	// Grace is how long the previous credential stays valid after promotion.
-	// Negative: the owner did not say, the rotator's default holds.
+	// Retirer.Grace is given what the owner set, negative if nothing; the other
+	// methods are given what Grace made of it, negative if nothing outlives the
+	// promotion.
 	Grace time.Duration
 	// Password is the policy for generated passwords.
 	Password PasswordPolicy

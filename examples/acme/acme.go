@@ -4,7 +4,7 @@
 //
 // A key of Acme makes other keys of its account, with a name of the caller's
 // choice, lists them and deletes them. So readers never meet a refused key: the
-// old one works until the new one is current, and is retired then.
+// old one works until the new one is current, and is retired a day later.
 package acme
 
 import (
@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -69,6 +70,15 @@ func (a *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 // Test uses the key for a call that changes nothing.
 func (a *rotator) Test(ctx context.Context, r rotators.Rotation) error {
 	return a.call(ctx, r.Pending, http.MethodGet, "/keys", nil, nil)
+}
+
+// Grace is a day, unless the owner says otherwise: readers fetch a secret anew at
+// least that often.
+func (a *rotator) Grace(s rotators.Settings) time.Duration {
+	if s.Grace < 0 {
+		return 24 * time.Hour
+	}
+	return s.Grace
 }
 
 // Retire deletes the previous key, which need not be one that rekey made, and

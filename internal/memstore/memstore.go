@@ -118,6 +118,11 @@ func (s *Store) Load(_ context.Context, id, token string) (*rotation.Attempt, er
 	if err != nil {
 		return nil, err
 	}
+	if token == "" {
+		if token = s.pending; token == "" {
+			token = s.current
+		}
+	}
 	if tags.Retire == s.current {
 		tags.Retire = ""
 	}

@@ -84,6 +84,9 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	if err := s.previous(ctx, a); err != nil {
 		return nil, err
 	}
+	if token == "" {
+		return a, s.open(ctx, a)
+	}
 	switch pending := !s.seen.pending.IsZero(); {
 	case token != p.Token():
 		a.State = rotation.Unknown
@@ -97,6 +100,27 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 		a.State = rotation.Current
 	}
 	return a, nil
+}
+
+// open finds the attempt that is open: one that would replace what readers get
+// now, whatever version the order was for. The record of an older version cannot
+// be promoted any more, and one of what they get is promoted. If there is none, it
+// is the attempt that made what they get.
+func (s *Store) open(ctx context.Context, a *rotation.Attempt) (err error) {
+	p, pending := s.parameter, s.seen.pending
+	if p.Base != s.seen.version {
+		p.Base = s.seen.version
+		if pending, err = s.read(ctx, p.Record()); err != nil {
+			return err
+		}
+	}
+	a.State = rotation.Stored
+	if pending.IsZero() || pending.Equal(s.seen.current) {
+		a.State = rotation.Current
+		p.Base--
+	}
+	a.Token = p.Token()
+	return nil
 }
 
 // look reads the parameter and its record, in one call.

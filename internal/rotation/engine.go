@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,6 +58,17 @@ func (e *Engine) Step(ctx context.Context, store Store, step Step, id, token str
 	return w.do(ctx, token)
 }
 
+// Retire withdraws the credential that a version holds, whose grace is over. It
+// does nothing, and succeeds, if the tag rekey:retire does not name the version
+// any more, or while an attempt is open: that attempt may be between its proof and
+// its promotion, and ends with the next one's createSecret at the latest. It proves
+// that what readers get works before it withdraws anything. Its error is a
+// *StepError of RetireStep.
+func (e *Engine) Retire(ctx context.Context, store Store, id, version string) error {
+	w := &work{Engine: e, store: store, step: RetireStep, id: id, mask: &mask{}}
+	return w.guarded(ctx, func(ctx context.Context) error { return w.retireVersion(ctx, version) })
+}
+
 // A step stops before its deadline, so that the reason is logged before the
 // platform kills the process: by a second, or by a tenth of what there is.
 const margin = time.Second
@@ -89,8 +101,19 @@ type work struct {
 	overtaken bool
 }
 
-// do carries out the step inside the boundary and reports it.
+// do carries out the step that the plan has for an attempt.
 func (w *work) do(ctx context.Context, token string) error {
+	return w.guarded(ctx, func(ctx context.Context) error {
+		err := w.run(ctx, token)
+		if w.driven != nil && errors.Is(err, ErrSuperseded) {
+			err = w.settle(ctx, token)
+		}
+		return err
+	})
+}
+
+// guarded carries out a step inside the boundary and reports it.
+func (w *work) guarded(ctx context.Context, run func(context.Context) error) error {
 	now := time.Now
 	if w.Now != nil {
 		now = w.Now
@@ -100,10 +123,7 @@ func (w *work) do(ctx context.Context, token string) error {
 	defer cancel()
 
 	err := w.mask.guard(func() error {
-		err := w.run(ctx, token)
-		if w.driven != nil && errors.Is(err, ErrSuperseded) {
-			err = w.settle(ctx, token)
-		}
+		err := run(ctx)
 		if err != nil && errors.Is(context.Cause(ctx), errOutOfTime) {
 			return fmt.Errorf("%w: %w", errOutOfTime, err)
 		}
@@ -116,12 +136,20 @@ func (w *work) do(ctx context.Context, token string) error {
 	return err
 }
 
-func (w *work) run(ctx context.Context, token string) (err error) {
+// load finds the attempt that token names.
+func (w *work) load(ctx context.Context, token string) (err error) {
 	if w.attempt, err = w.store.Load(ctx, w.id, token); err != nil {
 		return err
 	}
 	for _, known := range w.attempt.Known {
 		w.mask.add(known.Reveal())
+	}
+	return nil
+}
+
+func (w *work) run(ctx context.Context, token string) error {
+	if err := w.load(ctx, token); err != nil {
+		return err
 	}
 	pending, err := w.pending(ctx)
 	if err != nil {
@@ -211,7 +239,12 @@ func (w *work) create(ctx context.Context) error {
 	if w.attempt.Tags.Retire != "" {
 		// The grace of the rotation before is not over. An emergency rotation
 		// is not refused for that: the older credential goes now.
-		if err := w.retire(ctx, r, current); err != nil {
+		switch err := w.retire(ctx, r, current); {
+		case errors.Is(err, errDoesNotWork) && rotators.IsRefused(err):
+			// The older one may be all that works, so it is kept: for Set, which
+			// has the target accept the new value and no older one.
+			w.attempt.Note = fmt.Sprintf("readers get a value that the target refuses, so version %s is not retired before there is one that works", w.attempt.Tags.Retire)
+		case err != nil:
 			return fmt.Errorf("retiring version %s, whose grace this rotation cuts short: %w", w.attempt.Tags.Retire, err)
 		}
 	}
@@ -258,53 +291,85 @@ func (w *work) dryTest(ctx context.Context) error {
 }
 
 func (w *work) promote(ctx context.Context) error {
-	retires, err := w.retires(ctx)
+	grace, err := w.grace(ctx)
 	if err != nil {
 		return err
 	}
 	w.attempt.Tags.Retire = ""
-	if retires {
+	if grace >= 0 {
 		w.attempt.Tags.Retire = w.attempt.Current
 	}
 	if err := w.store.Promote(ctx, w.attempt); err != nil {
 		return fmt.Errorf("making version %s current: %w", w.attempt.Token, err)
 	}
 	w.attempt.Previous, w.attempt.Current = w.attempt.Current, w.attempt.Token
-	return w.retireIfDue(ctx)
+	if grace != 0 {
+		return nil
+	}
+	return w.retireNow(ctx)
 }
 
-// retires tells whether the attempt's rotator leaves something to retire. It
-// reads a value only if no tag names the rotator and some rotator would.
-func (w *work) retires(ctx context.Context) (bool, error) {
-	some := false
-	for _, r := range w.Registry {
-		_, ok := r.(rotators.Retirer)
-		some = some || ok
-	}
-	if !some {
-		return false, nil
-	}
-	var current rotators.Secret
-	if w.attempt.Tags.Settings.Rotator == "" {
-		var err error
-		if current, err = w.current(ctx); err != nil {
-			return false, err
+// grace tells how long the attempt's previous value stays valid; negative if
+// there is nothing to retire. It reads a value only if no tag names the rotator
+// and some rotator would leave something to retire.
+func (w *work) grace(ctx context.Context) (time.Duration, error) {
+	name := w.attempt.Tags.Settings.Rotator
+	if name == "" {
+		if !slices.ContainsFunc(w.Registry.Names(), func(name string) bool { return w.graceOf(name) >= 0 }) {
+			return -1, nil
 		}
+		if _, _, err := w.subject(ctx); err != nil {
+			return 0, err
+		}
+		name = w.rotator
+	} else if _, err := w.resolve(rotators.Secret{}); err != nil {
+		return 0, err
 	}
-	r, err := w.resolve(current)
-	if err != nil {
-		return false, err
+	return w.graceOf(name), nil
+}
+
+// graceOf is a rotator's answer, with the settings of the attempt.
+func (w *work) graceOf(name string) time.Duration {
+	retirer, ok := w.Registry[name].(rotators.Retirer)
+	if !ok {
+		return -1
 	}
-	_, ok := r.(rotators.Retirer)
-	return ok, nil
+	settings := w.attempt.Tags.Settings
+	settings.Rotator = name
+	return retirer.Grace(settings)
 }
 
 // retireIfDue retires at once what has no grace. What has one is retired by
 // the planner when its time has come.
 func (w *work) retireIfDue(ctx context.Context) error {
-	if w.attempt.Tags.Retire == "" || w.attempt.Tags.Settings.Grace != 0 {
+	if w.attempt.Tags.Retire == "" {
 		return nil
 	}
+	if grace, err := w.grace(ctx); err != nil || grace != 0 {
+		return err
+	}
+	return w.retireNow(ctx)
+}
+
+// retireVersion is what the planner asks for.
+func (w *work) retireVersion(ctx context.Context, version string) error {
+	if err := w.load(ctx, ""); err != nil {
+		return err
+	}
+	w.action = nothing
+	switch {
+	case version == "" || w.attempt.Tags.Retire != version:
+		return nil
+	case w.attempt.State != Current:
+		w.attempt.Note = fmt.Sprintf("a rotation is under way, so version %s is retired after it, or by the one that follows", version)
+		return nil
+	}
+	w.action = retire
+	return w.retireNow(ctx)
+}
+
+// retireNow retires the version that the retire tag names.
+func (w *work) retireNow(ctx context.Context) error {
 	current, r, err := w.subject(ctx)
 	if err != nil {
 		return err
@@ -315,13 +380,19 @@ func (w *work) retireIfDue(ctx context.Context) error {
 	return nil
 }
 
-// retire withdraws the version that the retire tag names, and proves it both
-// ways before it is recorded: the old credential is refused, the current one
-// works.
+// errDoesNotWork says why nothing was retired.
+var errDoesNotWork = errors.New("what readers get does not work, so the older credential was left alone")
+
+// retire withdraws the version that the retire tag names, once the current one
+// is known to work, and proves it both ways before it is recorded: the old
+// credential is refused, the current one works.
 func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.Secret) error {
 	retirer, ok := r.(rotators.Retirer)
 	if !ok {
 		return rotators.Permanent(fmt.Errorf("the rotator %q cannot retire: name in %srotator the one that made the old credential, or withdraw that by hand and remove the tag %s", w.rotator, TagPrefix, TagRetire))
+	}
+	if err := r.Test(ctx, w.rotation(rotators.Secret{}, current)); err != nil {
+		return fmt.Errorf("%w: %w", errDoesNotWork, err)
 	}
 	if err := retirer.Retire(ctx, w.rotation(current, rotators.Secret{})); err != nil {
 		return err
@@ -333,7 +404,7 @@ func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.
 	if !old.IsZero() {
 		switch err := r.Test(ctx, w.rotation(rotators.Secret{}, old)); {
 		case err == nil:
-			return errors.New("the old credential still works")
+			return fmt.Errorf("the old credential still works: if it stays so withdraw it by hand, then remove the tag %s", TagRetire)
 		case !rotators.IsRefused(err):
 			return fmt.Errorf("cannot tell whether the old credential still works: %w", err)
 		}
@@ -433,6 +504,7 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 	settings := w.attempt.Tags.Settings
 	settings.Password = narrow(w.Password, settings.Password)
 	settings.Rotator = w.rotator
+	settings.Grace = w.graceOf(w.rotator)
 	return rotators.Rotation{
 		ID:       w.attempt.ID,
 		Token:    w.attempt.Token,

@@ -67,6 +67,14 @@ func (s *spy) Test(_ context.Context, r rotators.Rotation) error {
 type retiringSpy struct {
 	spy
 	retire func(rotators.Rotation) error
+	grace  time.Duration // what is usual for it
+}
+
+func (s *retiringSpy) Grace(settings rotators.Settings) time.Duration {
+	if settings.Grace < 0 {
+		return s.grace
+	}
+	return settings.Grace
 }
 
 func (s *retiringSpy) Retire(_ context.Context, r rotators.Rotation) error {
@@ -548,7 +556,7 @@ func TestRetirement(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.Join(r.calls[3:], ", "); got != "Retire, Test the current value, Test the pending value" {
+		if got := strings.Join(r.calls[3:], ", "); got != "Test the pending value, Retire, Test the current value, Test the pending value" {
 			t.Errorf("after promotion the rotator was asked: %s", got)
 		}
 		if tags := store.Tags(); tags[rotation.TagRetire] != "" || tags[rotation.TagRetired] != memstore.First {
@@ -601,6 +609,28 @@ func TestRetirement(t *testing.T) {
 			}
 		}
 	})
+	t.Run("with what is usual for the rotator, which sees what that is", func(t *testing.T) {
+		for usual, want := range map[time.Duration]string{
+			-1: "", 0: "retired", time.Hour: "to be retired",
+		} {
+			r := &retiringSpy{spy: spy{test: refusesOld}, grace: usual}
+			seen := []time.Duration{}
+			r.set = func(r rotators.Rotation) error { seen = append(seen, r.Settings.Grace); return nil }
+			store := &counting{Store: memstore.New(rotators.NewSecret(first), nil)}
+			store.Begin(token)
+			if err := engine(r).Run(t.Context(), store, memstore.ID, token); err != nil {
+				t.Fatal(err)
+			}
+			tags := store.Tags()
+			got := map[bool]string{tags[rotation.TagRetired] == memstore.First: "retired", tags[rotation.TagRetire] == memstore.First: "to be retired"}[true]
+			if got != want || len(seen) != 1 || seen[0] != usual {
+				t.Errorf("grace %s: %q, want %q; the rotator saw %v", usual, got, want, seen)
+			}
+			if finish := store.reads[len(store.reads)-1]; usual < 0 && finish != 0 {
+				t.Errorf("finishSecret read %d values though nothing is retired", finish)
+			}
+		}
+	})
 	t.Run("by a rotator that cannot, it says what to do", func(t *testing.T) {
 		store := memstore.New(rotators.NewSecret(first), map[string]string{rotation.TagRetire: "an-older-version"})
 		store.Begin(other)
@@ -618,7 +648,7 @@ func TestRetirement(t *testing.T) {
 		if err := engine(r).Run(t.Context(), store, memstore.ID, other); err != nil {
 			t.Fatal(err)
 		}
-		if got := strings.Join(r.calls, ", "); got != "Create, Set, Test the pending value, Retire, Test the current value, Test the pending value" {
+		if got := strings.Join(r.calls, ", "); got != "Create, Set, Test the pending value, Test the pending value, Retire, Test the current value, Test the pending value" {
 			t.Errorf("the rotator was asked: %s", got)
 		}
 	})
@@ -636,13 +666,140 @@ func TestRetirement(t *testing.T) {
 		if err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other); err == nil {
 			t.Fatal("the spy makes the same value again, which is an error")
 		}
-		if r.calls[0] != "Retire" || store.Tags()[rotation.TagRetired] != memstore.First {
+		if got := strings.Join(r.calls[:4], ", "); got != "Test the pending value, Retire, Test the current value, Test the pending value" || store.Tags()[rotation.TagRetired] != memstore.First {
 			t.Errorf("asked %v, tags %v", r.calls, store.Tags())
 		}
 		if !strings.Contains(log.String(), `"retired":"`+memstore.First) {
 			t.Errorf("the log does not say so: %s", log.String())
 		}
 	})
+}
+
+// counting notes how many values were read after each Load.
+type counting struct {
+	*memstore.Store
+	reads []int
+}
+
+func (s *counting) Load(ctx context.Context, id, token string) (*rotation.Attempt, error) {
+	s.reads = append(s.reads, 0)
+	return s.Store.Load(ctx, id, token)
+}
+
+func (s *counting) Value(ctx context.Context, a *rotation.Attempt, which rotation.Which) (rotators.Secret, error) {
+	s.reads[len(s.reads)-1]++
+	return s.Store.Value(ctx, a, which)
+}
+
+// The planner asks for what has a grace when that is over.
+func TestRetireAfterTheGrace(t *testing.T) {
+	const version = memstore.First
+	refused, unreachable := rotators.Refused(errors.New("wrong password")), errors.New("no route to host")
+	for _, c := range []struct {
+		name          string
+		prepare       func(*memstore.Store)
+		version       string
+		old, current  error // what Test says after Retire
+		before        error // what it says of the current value before
+		asked, failed string
+		done          bool
+	}{
+		{name: "whose time has come", version: version, old: refused, asked: "Test the pending value, Retire, Test the current value, Test the pending value", done: true},
+		{name: "another than the tag names", version: other},
+		{name: "none", version: ""},
+		{name: "none, and there is none", version: "", prepare: func(s *memstore.Store) {
+			_ = s.Retired(t.Context(), &rotation.Attempt{Tags: rotation.Tags{Retire: version}})
+		}, done: true},
+		{name: "that is retired already", version: version, prepare: func(s *memstore.Store) {
+			_ = s.Retired(t.Context(), &rotation.Attempt{Tags: rotation.Tags{Retire: version}})
+		}, done: true},
+		{name: "that readers get again", version: version, prepare: (*memstore.Store).Revert},
+		{name: "while an attempt is open", version: version, prepare: func(s *memstore.Store) { s.Begin(other) }},
+		{name: "while the current value is refused", version: version, before: refused, asked: "Test the pending value", failed: "the older credential was left alone"},
+		{name: "while nobody knows", version: version, before: unreachable, asked: "Test the pending value", failed: "no route to host"},
+		{name: "that still works", version: version, asked: "Test the pending value, Retire, Test the current value", failed: "the old credential still works"},
+		{name: "together with the current value", version: version, old: refused, current: refused, asked: "Test the pending value, Retire, Test the current value, Test the pending value", failed: "the current credential"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store := memstore.New(rotators.NewSecret(first), map[string]string{"rekey:grace": "1h"})
+			store.Begin(token)
+			r := &retiringSpy{}
+			if err := engine(r).Run(t.Context(), store, memstore.ID, token); err != nil {
+				t.Fatal(err)
+			}
+			if c.prepare != nil {
+				c.prepare(store)
+			}
+			tests := 0
+			r.calls, r.test = nil, func(r rotators.Rotation) error {
+				switch tests++; {
+				case r.Pending.Reveal() == first:
+					return c.old
+				case tests == 1:
+					return c.before
+				default:
+					return c.current
+				}
+			}
+			var log bytes.Buffer
+			e := engine(r)
+			e.Log = slog.New(slog.NewJSONHandler(&log, nil))
+			err := e.Retire(t.Context(), store, memstore.ID, c.version)
+			var s *rotation.StepError
+			if c.failed == "" && err != nil || c.failed != "" && (!errors.As(err, &s) || !strings.HasPrefix(err.Error(), "retire of "+memstore.ID) || !strings.Contains(err.Error(), c.failed)) {
+				t.Errorf("got %v, want %q", err, c.failed)
+			}
+			if got := strings.Join(r.calls, ", "); got != c.asked {
+				t.Errorf("the rotator was asked: %s", got)
+			}
+			if done := store.Tags()[rotation.TagRetired] == version; done != c.done {
+				t.Errorf("the tags are %v", store.Tags())
+			}
+			if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), `"step":"retire"`) || !strings.Contains(log.String(), `"CloudWatchMetrics"`) {
+				t.Errorf("%d lines: %s", lines, log.String())
+			}
+		})
+	}
+}
+
+// A value stored by hand that does not work must not keep the next rotation from
+// mending it, nor cost the one credential that does: the one in its grace.
+func TestAGraceIsNotCutShortWhileReadersAreRefused(t *testing.T) {
+	const third = `{"engine":"spy","host":"db.example.com","username":"app","password":"third-password"}`
+	store := memstore.New(rotators.NewSecret(first), map[string]string{"rekey:grace": "1h"})
+	store.Begin(token)
+	r := &retiringSpy{}
+	if err := engine(r).Run(t.Context(), store, memstore.ID, token); err != nil {
+		t.Fatal(err)
+	}
+	store.Put("by-hand", rotators.NewSecret(`{"engine":"spy","password":"by-hand"}`))
+	store.Begin(other)
+	r.calls = nil
+	r.create = func(rotators.Rotation) (rotators.Secret, error) { return rotators.NewSecret(third), nil }
+	r.set = func(r rotators.Rotation) error {
+		if previous, err := r.Previous(t.Context()); err != nil || previous.Reveal() != first {
+			t.Errorf("Set cannot see the one that works: %v", err)
+		}
+		return nil
+	}
+	r.test = func(r rotators.Rotation) error {
+		if r.Pending.Reveal() != third {
+			return rotators.Refused(errors.New("wrong password"))
+		}
+		return nil
+	}
+	var log bytes.Buffer
+	e := engine(r)
+	e.Log = slog.New(slog.NewJSONHandler(&log, nil))
+	if err := e.Run(t.Context(), store, memstore.ID, other); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(r.calls, ", "); got != "Test the pending value, Create, Set, Test the pending value" {
+		t.Errorf("the rotator was asked: %s", got)
+	}
+	if !strings.Contains(log.String(), "version "+memstore.First+" is not retired before there is one that works") {
+		t.Errorf("the log does not say so: %s", log.String())
+	}
 }
 
 func TestReadTags(t *testing.T) {

@@ -36,7 +36,7 @@ func (s State) String() string {
 	return [...]string{"Unknown", "Reserved", "Stored", "Current", "Superseded"}[s]
 }
 
-// Step is one of the four steps Secrets Manager asks for.
+// Step is one of the four steps Secrets Manager asks for, or the one after them.
 type Step int
 
 // The steps, in the order they are asked for.
@@ -45,10 +45,13 @@ const (
 	SetSecret
 	TestSecret
 	FinishSecret
+	// RetireStep comes when a grace is over. The planner asks for it, by
+	// [Engine.Retire]; it belongs to no attempt, so the plan has no column for it.
+	RetireStep
 )
 
 func (s Step) String() string {
-	return [...]string{"createSecret", "setSecret", "testSecret", "finishSecret"}[s]
+	return [...]string{"createSecret", "setSecret", "testSecret", "finishSecret", "retire"}[s]
 }
 
 // ParseStep reads the Step field of a rotation event. AWS's guide also prints

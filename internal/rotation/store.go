@@ -49,6 +49,9 @@ type Store interface {
 	// by hand. A store to which a pending version without a value looks like
 	// one with a value says Stored: the engine asks for the value, and takes
 	// Reserved if there is none, before every step but finishSecret.
+	//
+	// The empty token stands for the attempt that is open, and if none is, for
+	// what readers get: the State is Stored, Reserved or Current accordingly.
 	Load(ctx context.Context, id, token string) (*Attempt, error)
 
 	// Value reads a value; the zero Secret if there is none.

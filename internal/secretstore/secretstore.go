@@ -70,6 +70,12 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 		return nil, err
 	}
 	a.Current = labelled(secret.VersionIdsToStages, labelCurrent)
+	if token == "" {
+		if token = labelled(secret.VersionIdsToStages, labelPending); token == "" {
+			token = a.Current
+		}
+		a.Token = token
+	}
 	if a.Tags.Retire == a.Current {
 		a.Tags.Retire = ""
 	}

@@ -23,8 +23,9 @@ func (a *attempt) changeByAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if held.Password.Equal(a.pending.Password) {
-		return nil
+	accept, err := a.wanted(ctx, held)
+	if err != nil || len(accept) == 0 {
+		return err
 	}
 	session, err := a.openAdmin(ctx, admin)
 	if err != nil {
@@ -32,7 +33,7 @@ func (a *attempt) changeByAdmin(ctx context.Context) error {
 	}
 	defer session.Close(context.WithoutCancel(ctx))
 	return a.change(ctx, session, held, func() error {
-		return session.SetPasswords(ctx, a.pending.User, a.pending.Password)
+		return session.SetPasswords(ctx, a.pending.User, accept...)
 	})
 }
 

@@ -72,7 +72,7 @@ func (d *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 		default:
 			return a.changeByAdmin(ctx)
 		}
-	})
+	}, a.pending, true)
 }
 
 // Test logs in with the pending password.
@@ -91,7 +91,8 @@ func (d *rotator) Test(ctx context.Context, r rotators.Rotation) error {
 	return d.prove(ctx, pending.at(place.Host, place.Port))
 }
 
-// attempt is one Set under way.
+// attempt is one Set under way, or one Retire. For Retire, pending is what the
+// user of the previous value is to be left with.
 type attempt struct {
 	*rotator
 	plan

@@ -3,15 +3,17 @@
 // describe it in an [Engine], and [New] makes a rotator of it. People who rotate
 // a PostgreSQL password want package rotators/postgres.
 //
-// There are two strategies. With single-user, one user has one password, which
+// There are three strategies. With single-user, one user has one password, which
 // the user itself changes, or an admin where the tag rekey:admin names one. With
-// alternating-users, an admin changes the password of the one of two users with
-// equal rights that readers do not use at the time.
+// overlap, the same user has the new password beside the one that readers have,
+// until that is retired. With alternating-users, an admin changes the password of
+// the one of two users with equal rights that readers do not use at the time.
 //
-// Each strategy has a file: single.go and alternating.go. What they share is in
-// admin.go (whose login makes the change, and who may have it made), ladder.go
-// (which stored password still works), writer.go (read replicas) and change.go
-// (a change, its proof, and putting it back).
+// Each strategy has a file: single.go, overlap.go and alternating.go. What they
+// share is in admin.go (whose login makes the change, and who may have it made),
+// ladder.go (which stored password still works), writer.go (read replicas),
+// change.go (a change, its proof, and putting it back) and retire.go (the old
+// password, when its grace is over).
 package database
 
 import (
@@ -34,6 +36,10 @@ type Engine struct {
 	Length   int
 	Alphabet string
 
+	// Overlap says that one user can hold two passwords, so that SetPasswords can
+	// be asked to have the server accept two.
+	Overlap bool
+
 	// Open logs in, for real, and makes a round trip to prove that the session
 	// serves. ctx bounds the login, not the session. The error is wrapped in
 	// rotators.Refused if and only if the server said that this user with this
@@ -53,10 +59,12 @@ type Engine struct {
 // Session is one login. It is used by one goroutine at a time.
 type Session interface {
 	// SetPasswords has the server accept exactly these passwords for user,
-	// newest first. It may run again. After an error that the server returned
-	// nothing has changed, and the session still serves; the error wraps
-	// ErrReadOnly if the server is a read-only replica. No server log may come
-	// to hold a password because of it, if the engine allows that.
+	// newest first: one, or two if Engine.Overlap says so. It may run again. The
+	// last of two is what readers have: if the server accepts that now, there is no
+	// instant at which it does not. After an error that the server returned nothing
+	// has changed, and the session still serves; the error wraps ErrReadOnly if the
+	// server is a read-only replica. No server log may come to hold a password
+	// because of it, if the engine allows that.
 	SetPasswords(ctx context.Context, user string, accept ...rotators.Secret) error
 	// Close ends the session.
 	Close(ctx context.Context) error

@@ -47,20 +47,39 @@ func (a *attempt) enter(ctx context.Context, account Login) (Session, Login, err
 // earlier run may have set; the previous one; and those that abandoned attempts
 // have left behind. For a user that is not the current value's, the pending
 // password comes after the previous one, because before the change the previous
-// one works. Values for other accounts are left out, and all else but the password
+// one works, or if that was retired the one that took its place. Values for other accounts are left out, and all else but the password
 // is taken from account, so that an old value decides neither where a password is
 // sent nor whether by TLS.
 func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, error] {
 	var tried []rotators.Secret
-	fresh := func(value rotators.Secret) (Login, bool) {
-		l, err := a.login(value)
-		if err != nil || !l.sameAccount(account) || slices.ContainsFunc(tried, l.Password.Equal) {
+	with := func(password rotators.Secret) (Login, bool) {
+		if slices.ContainsFunc(tried, password.Equal) {
 			return Login{}, false
 		}
-		tried = append(tried, l.Password)
-		rung := a.here(account)
-		rung.Password = l.Password
-		return rung, true
+		tried = append(tried, password)
+		l := a.here(account)
+		l.Password = password
+		return l, true
+	}
+	fresh := func(value rotators.Secret) (Login, bool) {
+		l, err := a.login(value)
+		if err != nil || !l.sameAccount(account) {
+			return Login{}, false
+		}
+		return with(l.Password)
+	}
+	// What the account's own password was replaced by when it was retired, while
+	// readers had this value, of its twin.
+	retired := func(value rotators.Secret) (Login, bool) {
+		l, err := a.login(value)
+		if err != nil || !twins(l.User, account.User) {
+			return Login{}, false
+		}
+		password := a.retired(l.Password, account.User)
+		if l.User = account.User; !l.sameAccount(account) {
+			return Login{}, false
+		}
+		return with(password)
 	}
 	return func(yield func(Login, error) bool) {
 		known := []rotators.Secret{a.r.Current}
@@ -72,13 +91,19 @@ func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, er
 				return
 			}
 		}
+		var previous rotators.Secret
 		if a.r.Previous != nil {
-			value, err := a.r.Previous(ctx)
-			if err != nil {
+			var err error
+			if previous, err = a.r.Previous(ctx); err != nil {
 				yield(Login{}, fmt.Errorf("reading the previous value: %w", err))
 				return
 			}
-			if rung, ok := fresh(value); ok && !yield(rung, nil) {
+		}
+		if rung, ok := fresh(previous); ok && !yield(rung, nil) {
+			return
+		}
+		for _, value := range []rotators.Secret{a.r.Current, previous} {
+			if rung, ok := retired(value); ok && !yield(rung, nil) {
 				return
 			}
 		}

@@ -19,7 +19,7 @@ const (
 
 // plan is how a secret is rotated.
 type plan struct {
-	strategy string // singleUser or alternatingUsers
+	strategy string // singleUser, alternatingUsers or overlap
 	admin    string // whose login makes the change, as the owner wrote it; "": the user's own
 }
 
@@ -55,15 +55,21 @@ func (d *rotator) plan(s rotators.Settings, value rotators.Secret) (plan, error)
 		// user do not read it. Only the tag says that an admin is meant.
 		return plan{singleUser, s.Admin}, nil
 	case overlap:
-		return plan{}, rotators.Permanent(fmt.Errorf("a %s user has one password, so two cannot overlap: set rekey:strategy to alternating-users", d.Name))
+		if !d.Overlap {
+			return plan{}, rotators.Permanent(fmt.Errorf("a %s user has one password, so two cannot overlap: set rekey:strategy to alternating-users", d.Name))
+		}
+		return plan{overlap, admin}, nil
 	default:
-		return plan{}, rotators.Permanent(fmt.Errorf("there is no strategy %q: set rekey:strategy to single-user or alternating-users", s.Strategy))
+		return plan{}, rotators.Permanent(fmt.Errorf("there is no strategy %q: set rekey:strategy to single-user, alternating-users or, where a user can have two passwords, overlap", s.Strategy))
 	}
 }
 
 // suffix makes a base user's name that of its twin. It is the one that AWS's
 // templates use.
 const suffix = "_clone"
+
+// twins tells whether two names are those of a base user and its twin.
+func twins(a, b string) bool { return a != b && (a == base(b) || b == base(a)) }
 
 // base is the one of a pair of users that is not the twin.
 func base(user string) string {
@@ -75,7 +81,7 @@ func base(user string) string {
 
 // next is the user that the value after one with this user is for.
 func (d *rotator) next(p plan, user string) (string, error) {
-	if p.strategy == singleUser {
+	if p.strategy != alternatingUsers {
 		return user, nil
 	}
 	if b := base(user); b != user {

@@ -8,9 +8,9 @@ import (
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// changeOwn has the user change its own password: strategy single-user without
-// an admin. Three logins with the one that Test makes, none of them refused, if
-// all is well.
+// changeOwn has the user change its own password: strategies single-user and
+// overlap without an admin. With single-user, three logins with the one that Test
+// makes, none of them refused, if all is well.
 func (a *attempt) changeOwn(ctx context.Context) error {
 	session, held, err := a.enter(ctx, a.current)
 	if none := (*unproved)(nil); errors.As(err, &none) {
@@ -22,10 +22,11 @@ func (a *attempt) changeOwn(ctx context.Context) error {
 		return err
 	}
 	defer session.Close(context.WithoutCancel(ctx))
-	if held.Password.Equal(a.pending.Password) {
-		return nil
+	accept, err := a.wanted(ctx, held)
+	if err != nil || len(accept) == 0 {
+		return err
 	}
 	return a.change(ctx, session, held, func() error {
-		return session.SetPasswords(ctx, a.pending.User, a.pending.Password)
+		return session.SetPasswords(ctx, a.pending.User, accept...)
 	})
 }

@@ -47,8 +47,8 @@ func (a *attempt) locate(ctx context.Context) error {
 
 // onWriter makes a change. If the value names a read-only replica, the change is
 // made again where RDS says that the replica is written, and then waited for on
-// the replica.
-func (a *attempt) onWriter(ctx context.Context, change func() error) error {
+// the replica: until that accepts the login shown, or until it refuses it.
+func (a *attempt) onWriter(ctx context.Context, change func() error, shown Login, accepted bool) error {
 	err := change()
 	if errors.Is(err, ErrReadOnly) && !a.located && a.Locator != nil {
 		if lost := a.locate(ctx); lost != nil {
@@ -58,35 +58,31 @@ func (a *attempt) onWriter(ctx context.Context, change func() error) error {
 			err = change()
 		}
 	}
-	if err != nil {
+	if err != nil || !a.place.isReplica() {
 		return err
 	}
-	return a.awaitReplica(ctx)
+	return a.awaitReplica(ctx, shown.at(a.place.Host, a.place.Port), accepted)
 }
 
-// awaitReplica waits until the endpoint that the value names takes the pending
-// password, if that is not where the change was made. A refusal there so soon
-// after the change says only that the replica lags behind.
-func (a *attempt) awaitReplica(ctx context.Context) error {
-	if !a.place.isReplica() {
-		return nil
-	}
-	replica := a.pending.at(a.place.Host, a.place.Port)
+// awaitReplica waits until the endpoint that the value names, which is not where
+// the change was made, accepts or refuses a login. What it answers so soon after
+// the change says only that the replica lags behind.
+func (a *attempt) awaitReplica(ctx context.Context, replica Login, accepted bool) error {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(maxLag)
 	}
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		err := a.prove(ctx, replica)
-		if err == nil {
-			return nil
-		}
-		if !rotators.IsRefused(err) {
+		if err != nil && !rotators.IsRefused(err) {
 			return fmt.Errorf("the password of %s was changed at %s:%d, and could not be tried at the replica: %w", replica, a.place.Writer, a.place.WriterPort, err)
+		}
+		if (err == nil) == accepted {
+			return nil
 		}
 		// As much again is kept for one more login.
 		if time.Until(deadline) < 2*pause {
-			return fmt.Errorf("the password of %s was changed at %s:%d, and the replica has not heard of it yet: it lags behind, so rotate again, and if that does not help look at its replication (%v)", replica, a.place.Writer, a.place.WriterPort, err)
+			return fmt.Errorf("the password of %s was changed at %s:%d, and the replica has not heard of it yet: it lags behind, so run this again, and if that does not help look at its replication", replica, a.place.Writer, a.place.WriterPort)
 		}
 		timer := time.NewTimer(pause)
 		select {

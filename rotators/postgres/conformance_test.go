@@ -31,13 +31,24 @@ func TestConformance(t *testing.T) {
 // logs in and lacks a right fails whatever check it is met in.
 func TestConformanceAlternating(t *testing.T) {
 	t.Parallel()
+	rotatortest.Run(t, alternating("paired", map[string]string{"rekey:admin": "the-admin"}))
+}
+
+// With a grace, the user that readers no longer use is locked out when it is over.
+func TestConformanceAlternatingWithGrace(t *testing.T) {
+	t.Parallel()
+	rotatortest.Run(t, alternating("gracious", map[string]string{"rekey:admin": "the-admin", "rekey:grace": "1h"}),
+		"AcceptedWhenDeclared", "Retires", "RetiresAfterItsGrace")
+}
+
+func alternating(base string, tags map[string]string) func(*testing.T, *rotatortest.Wire) rotatortest.Harness {
 	var users atomic.Int64
-	rotatortest.Run(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Harness {
-		p := newPair(t, fmt.Sprintf("paired_%d", users.Add(1)))
+	return func(t *testing.T, w *rotatortest.Wire) rotatortest.Harness {
+		p := newPair(t, fmt.Sprintf("%s_%d", base, users.Add(1)))
 		return rotatortest.Harness{
 			Rotator: New(awsConfig, &Options{Dial: w.DialContext}),
 			Value:   p.value,
-			Tags:    map[string]string{"rekey:admin": "the-admin"},
+			Tags:    tags,
 			Fields:  []string{"password", "username"},
 			Overlap: true,
 			Lookup:  func(context.Context, string) (rotators.Secret, error) { return p.admin, nil },
@@ -51,5 +62,5 @@ func TestConformanceAlternating(t *testing.T) {
 				return true, nil
 			},
 		}
-	})
+	}
 }

@@ -218,8 +218,8 @@ func (tr *trial) atOnce(ctx context.Context, step rotation.Step, call int) (met 
 func retires(t *testing.T, newHarness maker) error {
 	ctx := t.Context()
 	tr := newTrial(t, newHarness, &Wire{}, withGrace("0m"))
-	if !tr.isRetirer() {
-		t.Log("does not apply: the Rotator is no Retirer")
+	if !tr.retires() {
+		t.Log(notRetiring)
 		return nil
 	}
 	if err := tr.all(ctx); err != nil {
@@ -228,15 +228,62 @@ func retires(t *testing.T, newHarness maker) error {
 	if err := tr.retired(ctx); err != nil {
 		return err
 	}
-	// As after a crash between retirement and its record.
-	tr.store.Tag(rotation.TagRetire, tr.store.Tags()[rotation.TagRetired])
-	if err := tr.step(ctx, rotation.FinishSecret); err != nil {
+	return tr.retiresAgain(ctx)
+}
+
+const notRetiring = "does not apply: with the tags of the Harness, nothing outlives a promotion"
+
+// retiresAgain runs retirement as after a crash between it and its record.
+func (tr *trial) retiresAgain(ctx context.Context) error {
+	gone := tr.store.Tags()[rotation.TagRetired]
+	tr.store.Tag(rotation.TagRetire, gone)
+	if err := tr.retire(ctx, gone); err != nil {
 		return fmt.Errorf("retiring what is gone already: %w", err)
 	}
 	if err := tr.retired(ctx); err != nil {
 		return fmt.Errorf("retiring what is gone already: %w", err)
 	}
 	return tr.promoted(ctx)
+}
+
+// retiresAfterItsGrace takes rotations in a row, as many as it takes to come
+// round again where two users take turns, and looks at the old value before and
+// after its grace is over.
+func retiresAfterItsGrace(t *testing.T, newHarness maker) error {
+	ctx := t.Context()
+	tr := newTrial(t, newHarness, &Wire{}, withGrace("1h"))
+	if !tr.retires() {
+		t.Log(notRetiring)
+		return nil
+	}
+	for n := 1; n <= inARow; n++ {
+		_, old := tr.store.Current()
+		if n > 1 {
+			tr.first = old
+			tr.begin()
+		}
+		if err := tr.all(ctx); err != nil {
+			return fmt.Errorf("rotation %d, the one before retired: %w", n, err)
+		}
+		if err := tr.promoted(ctx); err != nil {
+			return fmt.Errorf("rotation %d, the one before retired: %w", n, err)
+		}
+		if tr.Overlap {
+			if err := tr.accepts(ctx, "the old value within its grace", old); err != nil {
+				return err
+			}
+		}
+		if err := tr.graceIsOver(ctx); err != nil {
+			return err
+		}
+		if err := tr.retired(ctx); err != nil {
+			return err
+		}
+		if err := tr.retiresAgain(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func testRefusesAWrongValue(t *testing.T, newHarness maker) error {
@@ -469,16 +516,22 @@ func borrowedPower(t *testing.T, newHarness maker) error {
 
 func crashes(t *testing.T, newHarness maker) error {
 	points, err := sweep(t, func(t *testing.T, w *Wire) Scenario {
-		tr := newTrial(t, newHarness, w, withGrace("0m"))
+		tr := newTrial(t, newHarness, w, withGrace("1h"))
 		tooMany := tr.watchKeys(t.Context())
 		return Scenario{
-			Run:     tr.all,
+			Run: func(ctx context.Context) error {
+				err := tr.all(ctx)
+				if err == nil && tr.retires() && tr.store.Tags()[rotation.TagRetired] == "" {
+					err = tr.graceIsOver(ctx)
+				}
+				return err
+			},
 			Crashed: tr.survived,
 			Recovered: func(ctx context.Context) error {
 				if err := tr.promoted(ctx); err != nil {
 					return err
 				}
-				if tr.isRetirer() {
+				if tr.retires() {
 					if err := tr.retired(ctx); err != nil {
 						return err
 					}

@@ -61,9 +61,13 @@
 //     refused from Set on. A value that is only stored is refused, unless Keys
 //     says that Create mints. The rotation within a grace retires what is older
 //     first.
-//   - Retires (a Retirer): with no grace, the old value is refused and the
-//     current one accepted as soon as the rotation is over; Retire succeeds
-//     again when what it retires is gone.
+//   - Retires (where Grace says that something outlives a promotion): with no
+//     grace, the old value is refused and the current one accepted as soon as the
+//     rotation is over; Retire succeeds again when what it retires is gone.
+//   - RetiresAfterItsGrace (likewise): three rotations in a row, each old value
+//     retired when its grace is over. Before, it is accepted if Overlap says so,
+//     and afterwards refused. What Retire leaves behind is not in the way of the
+//     next rotation.
 //   - TestRefusesAWrongValue: Test's error for a wrong secret is marked Refused,
 //     and the account works on.
 //   - OddBytes: Test of a secret with quotes, escapes, control characters and a
@@ -80,11 +84,11 @@
 //   - BorrowedPower (Lookup): with a current value that is wrong, and nobody's
 //     word that the admin may act for the secret, the rotation fails and the
 //     target has not changed.
-//   - Crashes: after a crash before and after every outside call, the store's
-//     included, some stored value is accepted, with Overlap the one that
-//     readers get; the retry finishes, what readers get is usable, what had to
-//     be retired is refused. No stray is left, and there were never more live
-//     credentials than MaxKeys.
+//   - Crashes: after a crash before and after every outside call of a rotation and
+//     of the retirement after it, the store's included, some stored value is
+//     accepted, with Overlap the one that readers get; the retry finishes, what
+//     readers get is usable, what had to be retired is refused. No stray is left,
+//     and there were never more live credentials than MaxKeys.
 //
 // [Harness].Usable adds to all this that a value works for what readers do
 // with it, wherever readers get it: a twin user may log in and yet lack a

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -154,6 +155,8 @@ func (i issuer) Test(ctx context.Context, r rotators.Rotation) error {
 	_, err := i.send(ctx, http.MethodGet, r.Pending, "")
 	return err
 }
+
+func (i issuer) Grace(s rotators.Settings) time.Duration { return dayUnlessSet(s) }
 
 func (i issuer) Retire(ctx context.Context, r rotators.Rotation) error {
 	return i.deleteAllBut(ctx, r.Current)

@@ -6,14 +6,17 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
 
 // twoPasswords is a vendor whose user may hold two passwords: the second one is
-// added by PUT, and DELETE takes away all but the one that asks.
+// added by PUT, and DELETE takes away all but the one that asks. PATCH replaces
+// them all, by as many as are sent.
 type twoPasswords struct {
 	*httptest.Server
 	mu        sync.Mutex
@@ -31,6 +34,8 @@ func (v *twoPasswords) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 	case r.Method == http.MethodDelete:
 		v.passwords = []string{password}
+	case r.Method == http.MethodPatch:
+		v.passwords = strings.Fields(next)
 	case r.Method != http.MethodPut || slices.Contains(v.passwords, next):
 	case len(v.passwords) == 2:
 		w.WriteHeader(http.StatusConflict)
@@ -50,6 +55,15 @@ type overlapping struct{ honest }
 
 func (o overlapping) Set(ctx context.Context, r rotators.Rotation) error {
 	return o.send(ctx, r.Current, password(r.Pending))
+}
+
+func (o overlapping) Grace(s rotators.Settings) time.Duration { return dayUnlessSet(s) }
+
+func dayUnlessSet(s rotators.Settings) time.Duration {
+	if s.Grace < 0 {
+		return 24 * time.Hour
+	}
+	return s.Grace
 }
 
 func (o overlapping) Retire(ctx context.Context, r rotators.Rotation) error {
@@ -81,6 +95,59 @@ func (b retireNotIdempotent) Retire(ctx context.Context, r rotators.Rotation) er
 		return err
 	}
 	return b.overlapping.Retire(ctx, r)
+}
+
+// exactly leaves the vendor with these passwords and no other.
+func (o overlapping) exactly(ctx context.Context, as rotators.Secret, values ...rotators.Secret) error {
+	var passwords []string
+	for _, value := range values {
+		passwords = append(passwords, password(value))
+	}
+	return o.call(ctx, http.MethodPatch, as, strings.Join(passwords, " "))
+}
+
+type retiresEverything struct{ overlapping }
+
+func (b retiresEverything) Retire(ctx context.Context, r rotators.Rotation) error {
+	return b.exactly(ctx, r.Current) // none
+}
+
+type retiresThroughAGap struct{ overlapping }
+
+func (b retiresThroughAGap) Retire(ctx context.Context, r rotators.Rotation) error {
+	previous, err := r.Previous(ctx)
+	if err != nil {
+		return err
+	}
+	if rotators.IsRefused(b.send(ctx, previous, "")) {
+		return nil
+	}
+	if err := b.exactly(ctx, previous, previous); err != nil {
+		return err
+	}
+	return b.exactly(ctx, previous, r.Current)
+}
+
+type setsThroughAGap struct{ overlapping }
+
+func (b setsThroughAGap) Set(ctx context.Context, r rotators.Rotation) error {
+	if b.send(ctx, r.Pending, "") == nil {
+		return b.exactly(ctx, r.Pending, r.Pending, r.Current)
+	}
+	if err := b.exactly(ctx, r.Current, r.Pending); err != nil {
+		return err
+	}
+	return b.exactly(ctx, r.Pending, r.Pending, r.Current)
+}
+
+type keepsAThird struct{ overlapping }
+
+func (b keepsAThird) Set(ctx context.Context, r rotators.Rotation) error {
+	previous, err := r.Previous(ctx)
+	if err != nil {
+		return err
+	}
+	return b.exactly(ctx, r.Current, r.Pending, r.Current, previous)
 }
 
 // neverRetires fills the vendor's two places, and there is no third.
@@ -167,8 +234,15 @@ func TestBrokenOverlapsAreCaught(t *testing.T) {
 		{"Retire does nothing", overlap(func(o overlapping) rotators.Rotator { return retireDoesNothing{o} }), "Retires", "still works"},
 		{"Retire takes the current value", overlap(func(o overlapping) rotators.Rotator { return retiresCurrent{o} }), "Retires", "retiring"},
 		{"Retire is not idempotent", overlap(func(o overlapping) rotators.Rotator { return retireNotIdempotent{o} }), "Crashes", "the retry failed"},
+		{"Retire does nothing", overlap(func(o overlapping) rotators.Rotator { return retireDoesNothing{o} }), "RetiresAfterItsGrace", "still works"},
+		{"Retire takes the current value", overlap(func(o overlapping) rotators.Rotator { return retiresCurrent{o} }), "RetiresAfterItsGrace", "retiring"},
+		{"Retire takes both", overlap(func(o overlapping) rotators.Rotator { return retiresEverything{o} }), "RetiresAfterItsGrace", "the current credential"},
+		{"Retire takes both", overlap(func(o overlapping) rotators.Rotator { return retiresEverything{o} }), "Crashes", "the current credential"},
+		{"Retire drops the current value for an instant", overlap(func(o overlapping) rotators.Rotator { return retiresThroughAGap{o} }), "Crashes", "declares an overlap"},
+		{"Set drops the current value for an instant", overlap(func(o overlapping) rotators.Rotator { return setsThroughAGap{o} }), "Crashes", "declares an overlap"},
+		{"a third password is alive again", overlap(func(o overlapping) rotators.Rotator { return keepsAThird{o} }), "AcceptedWhenDeclared", "accepted (!)"},
 		{"nothing makes room for the next value", overlap(func(o overlapping) rotators.Rotator { return neverRetires{o} }), "RotatesAgain", "409"},
 	} {
-		t.Run(c.name, func(t *testing.T) { catches(t, c.check, c.harness, c.mention) })
+		t.Run(c.name+" "+c.check, func(t *testing.T) { catches(t, c.check, c.harness, c.mention) })
 	}
 }

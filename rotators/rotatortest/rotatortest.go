@@ -2,6 +2,7 @@ package rotatortest
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/rekeyhq/rekey/rotators"
@@ -18,8 +19,9 @@ type Harness struct {
 	// Value is a first value, which the target accepts, of a credential that
 	// no other Harness uses.
 	Value rotators.Secret
-	// Tags are the secret's, as an owner would write them. For a Retirer the
-	// suite sets rekey:grace itself where that matters. Nil: none.
+	// Tags are the secret's, as an owner would write them. If with them something
+	// outlives a promotion (see rotators.Retirer), the suite sets rekey:grace
+	// itself where that matters. Nil: none.
 	Tags map[string]string
 	// Fields are the fields that a rotation replaces, the secret one first.
 	// Nil: the whole value is one plain text.
@@ -60,9 +62,20 @@ type Harness struct {
 
 // Run checks a rotator. newHarness is called anew for every check and every
 // crash point, so that they share nothing; it may use t to clean up.
-func Run(t *testing.T, newHarness func(t *testing.T, w *Wire) Harness) {
+//
+// With names, only the checks of these names run: for what other settings change
+// about a rotator that passes the whole suite, where that takes minutes.
+func Run(t *testing.T, newHarness func(t *testing.T, w *Wire) Harness, names ...string) {
 	t.Helper()
+	for _, name := range names {
+		if !slices.ContainsFunc(checks, func(c check) bool { return c.name == name }) {
+			t.Errorf("there is no check %s", name)
+		}
+	}
 	for _, c := range checks {
+		if len(names) > 0 && !slices.Contains(names, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			if err := c.run(t, newHarness); err != nil {
 				t.Errorf("%v\n\nWhy it matters: %s", err, c.why)
@@ -90,6 +103,7 @@ var checks = []check{
 	{"StepsAtOnce", "a function that timed out may run on while its retry runs; together they must not leave what neither would leave alone.", stepsAtOnce},
 	{"AcceptedWhenDeclared", "owners choose a strategy by what readers go through in a rotation, so a rotator must do what it declares.", acceptedWhenDeclared},
 	{"Retires", "retirement is run until it is recorded as done, so it must find its work done too; and an old credential that goes on working was never rotated.", retires},
+	{"RetiresAfterItsGrace", "readers that keep a value for a while need the old one until its grace is over; and what retirement leaves behind must not be in the next rotation's way.", retiresAfterItsGrace},
 	{"TestRefusesAWrongValue", "a test that passes for a value the target does not take lets a dead credential be promoted.", testRefusesAWrongValue},
 	{"OddBytes", "passwords hold quotes, escapes and line ends, and libraries quote what they cannot parse.", oddBytes},
 	{"DryTest", "Secrets Manager tries a new schedule by calling testSecret alone.", dryTest},

@@ -70,9 +70,9 @@ func acceptedWhenDeclared(t *testing.T, newHarness maker) error {
 			err = look(fmt.Sprintf("%s %d", name, n), n, step)
 		}
 	}
-	if err == nil && tr.isRetirer() {
+	if err == nil && tr.retires() {
 		if err = tr.graceIsOver(ctx); err == nil {
-			err = look("retire", 2, afterRetire)
+			err = look("retire", 2, rotation.RetireStep)
 		}
 	}
 	if err == nil {
@@ -95,9 +95,6 @@ func acceptedWhenDeclared(t *testing.T, newHarness maker) error {
 	return nil
 }
 
-// afterRetire is the instant after the last one.
-const afterRetire = rotation.FinishSecret + 1
-
 // declared says what must be known of value i after a step of rotation n. Value
 // n is the one that rotation makes.
 func (tr *trial) declared(n, i int, after rotation.Step) truth {
@@ -112,12 +109,12 @@ func (tr *trial) declared(n, i int, after rotation.Step) truth {
 			return refused
 		}
 	case n - 1: // what readers get, and then the previous one
-		if after == rotation.CreateSecret || tr.Overlap && after != afterRetire {
+		if after == rotation.CreateSecret || tr.Overlap && after != rotation.RetireStep {
 			return accepted
 		}
 		return refused
 	default: // older
-		if after == rotation.CreateSecret && tr.Overlap && !tr.isRetirer() {
+		if after == rotation.CreateSecret && tr.Overlap && !tr.retires() {
 			return either // Set is what makes room
 		}
 		return refused

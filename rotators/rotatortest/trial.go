@@ -85,19 +85,25 @@ func withTag(name, value string) func(*Harness) {
 	}
 }
 
-// withGrace sets how long what a Retirer withdraws stays valid. For a rotator
+// withGrace sets how long what a rotator withdraws stays valid. For a rotator
 // that withdraws nothing it changes nothing.
 func withGrace(grace string) func(*Harness) {
 	return func(h *Harness) {
-		if h.isRetirer() {
+		if h.retires() {
 			withTag("grace", grace)(h)
 		}
 	}
 }
 
-func (h *Harness) isRetirer() bool {
-	_, ok := h.Rotator.(rotators.Retirer)
-	return ok
+// retires tells whether a promotion leaves something to retire, with the tags
+// that the Harness has.
+func (h *Harness) retires() bool {
+	retirer, ok := h.Rotator.(rotators.Retirer)
+	if !ok {
+		return false
+	}
+	tags, err := rotation.ReadTags(h.Tags)
+	return err == nil && retirer.Grace(tags.Settings) >= 0
 }
 
 // step takes one step. The error is the rotator's own, from before the engine
@@ -107,7 +113,17 @@ func (tr *trial) step(ctx context.Context, step rotation.Step) error {
 }
 
 func (tr *trial) stepOn(ctx context.Context, store rotation.Store, step rotation.Step) error {
-	err := tr.engine.Step(ctx, store, step, memstore.ID, tr.token)
+	return tr.judge(step, tr.engine.Step(ctx, store, step, memstore.ID, tr.token))
+}
+
+// retire retires a version, as the planner has it done when its grace is over.
+func (tr *trial) retire(ctx context.Context, version string) error {
+	err := tr.engine.Retire(ctx, wired{tr.store, tr.wire}, memstore.ID, version)
+	return tr.judge(rotation.RetireStep, err)
+}
+
+// judge returns the rotator's own error.
+func (tr *trial) judge(step rotation.Step, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -156,8 +172,11 @@ func (tr *trial) all(ctx context.Context) error {
 
 // graceIsOver has what is to be retired be retired.
 func (tr *trial) graceIsOver(ctx context.Context) error {
-	tr.store.Tag(rotation.TagPrefix+"grace", "0m")
-	if err := tr.step(ctx, rotation.FinishSecret); err != nil {
+	version := tr.store.Tags()[rotation.TagRetire]
+	if version == "" {
+		return fmt.Errorf("the tag %s is not there, so nothing would ever be retired", rotation.TagRetire)
+	}
+	if err := tr.retire(ctx, version); err != nil {
 		return fmt.Errorf("retiring: %w", err)
 	}
 	return nil

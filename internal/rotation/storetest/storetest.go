@@ -171,6 +171,33 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 			want(t, f, a, rotation.CurrentValue, f.First)
 			want(t, f, a, rotation.PreviousValue, next)
 		}},
+		{"the empty token finds the attempt that is open", func(t *testing.T, ctx context.Context, f Fixture) {
+			if a := load(t, ctx, f, ""); a.State != rotation.Current {
+				t.Errorf("before: the state is %s", a.State)
+			}
+			token := f.Begin()
+			if err := f.Store.PutPending(ctx, load(t, ctx, f, token), next); err != nil {
+				t.Fatal(err)
+			}
+			a := load(t, ctx, f, "")
+			if a.State != rotation.Stored || a.Token != token {
+				t.Errorf("meanwhile: the state is %s, and the token is not the attempt's: %t", a.State, a.Token != token)
+			}
+			a.Tags.Retire = a.Current
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+			a = load(t, ctx, f, "")
+			if a.State != rotation.Current || a.Token != token {
+				t.Errorf("afterwards: the state is %s, and the token is not the attempt's: %t", a.State, a.Token != token)
+			}
+			want(t, f, a, rotation.CurrentValue, next)
+			want(t, f, a, rotation.PreviousValue, f.First)
+			f.Put(other)
+			if a = load(t, ctx, f, ""); a.State != rotation.Current {
+				t.Errorf("after a change by hand: the state is %s", a.State)
+			}
+		}},
 		{"an attempt that is over leaves nothing behind", func(t *testing.T, ctx context.Context, f Fixture) {
 			store, ok := f.Store.(rotation.Driven)
 			if !ok {

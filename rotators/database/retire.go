@@ -1,0 +1,153 @@
+package database
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+var _ rotators.Retirer = (*rotator)(nil)
+
+// Grace is a day with overlap, unless the owner says otherwise. Of alternating
+// users the one that readers no longer use keeps its password until its turn
+// comes, unless the owner sets a grace. With single-user nothing is left.
+func (d *rotator) Grace(s rotators.Settings) time.Duration {
+	switch {
+	case s.Strategy == singleUser:
+		return -1
+	case s.Strategy == overlap && s.Grace < 0:
+		return overlapGrace
+	default:
+		return s.Grace
+	}
+}
+
+// Retire has the server refuse the previous password. If it is of the current
+// value's user, that user is left with the current password alone. If it is of its
+// twin, the twin gets a password that only the current value tells: the next
+// rotation must prove again that the twin is this secret's.
+//
+// What was set is seen from the previous value, not from the strategy, which the
+// owner may have changed since. A previous value for another account or server
+// than the current one's is nothing to change: the engine finds out whether it
+// still works.
+func (d *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
+	previous, err := r.Previous(ctx)
+	if err != nil || previous.IsZero() {
+		return err
+	}
+	plan, err := d.plan(r.Settings, r.Current)
+	if err != nil {
+		return err
+	}
+	a := &attempt{rotator: d, plan: plan, r: r}
+	if a.current, err = d.login(r.Current); err != nil {
+		return err
+	}
+	was, err := d.login(previous)
+	if err != nil {
+		return fmt.Errorf("the value to retire: %w", err)
+	}
+	// But for user and password all is taken from the current value, so that an
+	// old one does not decide where a password is sent, or how.
+	old := a.current
+	old.User, old.Password = was.User, was.Password
+	a.pending = a.current
+	if twins(old.User, a.current.User) {
+		a.pending.User, a.pending.Password = old.User, d.retired(a.current.Password, old.User)
+	}
+	if !was.sameAccount(old) || old.User != a.pending.User || old.Password.Equal(a.pending.Password) {
+		return nil
+	}
+	if a.place, err = d.place(ctx, r.Current, a.current); err != nil {
+		return err
+	}
+	a.located = a.current.Host == ""
+	return a.onWriter(ctx, func() error { return a.withdraw(ctx, old) }, old, false)
+}
+
+// withdraw leaves the user of the old login with the pending password alone.
+func (a *attempt) withdraw(ctx context.Context, old Login) error {
+	old = a.here(old)
+	session, err := a.open(ctx, old)
+	if rotators.IsRefused(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer session.Close(context.WithoutCancel(ctx))
+	// Nothing is withdrawn that readers cannot do without.
+	if err := a.prove(ctx, a.here(a.current)); err != nil {
+		return notRefused(fmt.Errorf("the password of %s was not withdrawn, because the current one does not work: rotate again (%w)", old, err))
+	}
+	if a.admin != "" {
+		admin, err := a.adminLogin(ctx)
+		if err != nil {
+			return err
+		}
+		if session, err = a.openAdmin(ctx, admin); err != nil {
+			return err
+		}
+		defer session.Close(context.WithoutCancel(ctx))
+	}
+	pending := a.here(a.pending)
+	if err := session.SetPasswords(ctx, pending.User, pending.Password); err != nil {
+		return fmt.Errorf("withdrawing the password of %s: %w", old, err)
+	}
+	err = a.prove(ctx, pending)
+	switch {
+	case err == nil:
+		return nil
+	case rotators.IsRefused(err) && old.User == a.current.User:
+		return a.putBack(ctx, session, old, err, a.current.Password, old.Password)
+	case rotators.IsRefused(err):
+		return a.putBack(ctx, session, old, err, old.Password)
+	default:
+		return fmt.Errorf("the password of %s was withdrawn, but what it was replaced by could not be tried: %w", old, err)
+	}
+}
+
+// notRefused takes the mark of a refusal off an error.
+func notRefused(err error) error {
+	if rotators.IsRefused(err) {
+		return errors.New(err.Error())
+	}
+	return err
+}
+
+// retired is the password of a user whose own was retired while readers have
+// this one. Who does not hold that cannot compute it, and it needs to be stored
+// nowhere. It depends on nothing an owner can change between the rotations, and
+// holds at least one character of each class that the alphabet has, because many
+// servers insist.
+func (e Engine) retired(current rotators.Secret, user string) rotators.Secret {
+	for n := 0; ; n++ {
+		mac := hmac.New(sha256.New, []byte(current.Reveal()))
+		fmt.Fprintf(mac, "rekey retired %s", user)
+		if n > 0 {
+			fmt.Fprintf(mac, "\x00%d", n)
+		}
+		alphabet, password := []rune(e.Alphabet), []rune(nil)
+		for _, b := range mac.Sum(nil)[:min(e.Length, sha256.Size)] {
+			password = append(password, alphabet[int(b)%len(alphabet)])
+		}
+		if strings.IndexFunc(e.Alphabet, func(c rune) bool { return !hasClassOf(string(password), c) }) < 0 {
+			return rotators.NewSecret(string(password))
+		}
+	}
+}
+
+// hasClassOf tells whether text holds a character of the class that c is of:
+// lower case, upper case, digit or other.
+func hasClassOf(text string, c rune) bool {
+	class := func(c rune) [3]bool { return [3]bool{unicode.IsLower(c), unicode.IsUpper(c), unicode.IsDigit(c)} }
+	return strings.ContainsFunc(text, func(other rune) bool { return class(other) == class(c) })
+}
