@@ -223,6 +223,9 @@ func (s *MySQLServer) start(ctx context.Context, o MySQLOptions, install, serve 
 	argv := as.command(install[0], install[1:]...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = s.dir
+	// A server that starts removes the temporary files of others in the same folder.
+	env := append(os.Environ(), "TMPDIR="+s.dir, "NOTIFY_SOCKET="+at("ready"))
+	cmd.Env = env
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s failed: %w\n%s", filepath.Base(install[0]), err, said)
 	}
@@ -261,7 +264,7 @@ func (s *MySQLServer) start(ctx context.Context, o MySQLOptions, install, serve 
 	argv = as.command(serve[0], append(serve[1:], o.Args...)...)
 	s.keeper = exec.Command("sh", append([]string{"-c", `dir=$1; shift; "$@" >>"$dir/out" 2>&1 & pid=$!; cat; kill -KILL $pid; wait $pid 2>/dev/null; rm -rf "$dir"`, "sh", s.dir}, argv...)...)
 	s.keeper.Dir = "/"
-	s.keeper.Env = append(os.Environ(), "NOTIFY_SOCKET="+at("ready"))
+	s.keeper.Env = env
 	s.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if s.hold, err = s.keeper.StdinPipe(); err != nil {
 		return err

@@ -22,6 +22,13 @@ type proof struct {
 	account string
 }
 
+// proved takes down which account a login was that has just worked.
+func (a *attempt) proved(l Login, session Session) {
+	if s, ok := session.(Accounts); ok {
+		a.proofs = append(a.proofs, proof{l, s.Account()})
+	}
+}
+
 // tell has an admin's session know every login that has proved an account.
 func (a *attempt) tell(session Session) {
 	s, ok := session.(Accounts)

@@ -44,9 +44,7 @@ func (a *attempt) changeByAdmin(ctx context.Context) error {
 func (a *attempt) possess(ctx context.Context, account Login) (Login, error) {
 	session, held, err := a.enter(ctx, account)
 	if err == nil {
-		if s, ok := session.(Accounts); ok {
-			a.proofs = append(a.proofs, proof{held, s.Account()})
-		}
+		a.proved(held, session)
 		_ = session.Close(context.WithoutCancel(ctx))
 		return held, nil
 	}

@@ -59,6 +59,48 @@ func TestConformanceByAdmin(t *testing.T) {
 	})
 }
 
+// The same for a user with two passwords, which the user changes itself, or an
+// admin.
+func TestConformanceOverlap(t *testing.T) {
+	t.Parallel()
+	admin := newAdmin(t, "overlapping_admin")
+	for by, tags := range map[string]map[string]string{
+		"the user": {"rekey:strategy": "overlap"},
+		"an admin": {"rekey:strategy": "overlap", "rekey:admin": "the-admin"},
+	} {
+		t.Run(by, func(t *testing.T) {
+			t.Parallel()
+			rotatortest.Run(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Harness {
+				user := fmt.Sprintf("overlapping_%d", users.Add(1))
+				h := rotatortest.Harness{
+					Rotator: New(awsConfig, &Options{Dial: w.DialContext}),
+					Value:   newUser(t, user, "the first password"),
+					Tags:    tags,
+					Fields:  []string{"password"},
+					Overlap: true,
+					Accepts: func(_ context.Context, v rotators.Secret) (bool, error) { return accepts(t, v), nil },
+				}
+				if by == "an admin" {
+					h.Lookup = func(context.Context, string) (rotators.Secret, error) { return admin, nil }
+				} else {
+					mayKeepTwo(t, user)
+				}
+				return h
+			})
+		})
+	}
+}
+
+// mayKeepTwo gives a user what it takes to have two passwords of its own.
+func mayKeepTwo(t *testing.T, user string) {
+	t.Helper()
+	privilege := "APPLICATION_PASSWORD_ADMIN"
+	if mariaDB {
+		privilege = "CREATE USER"
+	}
+	exec(t, "GRANT "+privilege+" ON *.* TO "+account{user, "%"}.sql())
+}
+
 // The same for alternating users. A twin that logs in and lacks a right fails
 // whatever check it is met in.
 func TestConformanceAlternating(t *testing.T) {

@@ -72,6 +72,7 @@ func engine(cfg aws.Config, o *Options) database.Engine {
 		MaxUser:  maxMariaDBUser, // MySQL has less, which the session knows
 		Length:   32,
 		Alphabet: "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._",
+		Overlap:  true,
 		Open:     newConnector(o).open,
 		Locator:  database.RDS(cfg),
 	}

@@ -33,6 +33,8 @@ var (
 	secure   *servers.MySQLServer // TLS with a certificate for localhost only, from a trusted authority
 	readonly *servers.MySQLServer // with --read-only, and a certificate from an unknown authority
 	mariaDB  bool
+
+	unknownCA []byte // readonly's authority
 )
 
 func TestMain(m *testing.M) {
@@ -52,6 +54,7 @@ func withServers(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
+	unknownCA = unknown.CA
 	// Go reads this once in a process, so every test with TLS is a test of it.
 	ca := filepath.Join(dir, "ca.pem")
 	if err := errors.Join(os.WriteFile(ca, trusted.CA, 0o600), os.Setenv("SSL_CERT_FILE", ca)); err != nil {

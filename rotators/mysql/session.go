@@ -175,8 +175,9 @@ func (s *session) setOwnMariaDB(ctx context.Context, accept []rotators.Secret) e
 	if !ok || !nativeOnly.MatchString(ways) {
 		return otherMethod(s.account)
 	}
-	if len(accept) == 1 {
-		// Whoever may do nothing else may do this. It is for all ways to log in.
+	if len(accept) == 1 && strings.HasPrefix(ways, "IDENTIFIED BY ") {
+		// Whoever may do nothing else may do this. Of several ways to log in it would
+		// be for the first.
 		err = s.run(ctx, "SET PASSWORD = "+quoteText(nativeHash(accept[0].Reveal())))
 	} else {
 		err = s.run(ctx, "ALTER USER "+s.account.sql()+viaHashes(accept))
