@@ -39,16 +39,18 @@ func (a *attempt) changeByAdmin(ctx context.Context) error {
 
 // possess proves that this secret is the rightful one of an account, whose
 // password or rights the admin is to give away, and returns the login that proved
-// it. It is the zero Login if the admin's owner vouches for the secret instead.
+// it. It is the zero Login if the admin's owner vouches for the secret instead. With
+// an error that wraps ErrLocked it is the login whose password was right.
 func (a *attempt) possess(ctx context.Context, account Login) (Login, error) {
 	session, held, err := a.enter(ctx, account)
 	if err == nil {
+		a.proved(held, session)
 		_ = session.Close(context.WithoutCancel(ctx))
 		return held, nil
 	}
 	none := (*unproved)(nil)
 	if !errors.As(err, &none) {
-		return Login{}, err
+		return held, err
 	}
 	if a.r.Vouches != nil && !strings.HasPrefix(a.admin, iamPrefix) {
 		vouched, err := a.r.Vouches(ctx, a.admin)
@@ -141,6 +143,7 @@ func (a *attempt) openAdmin(ctx context.Context, l Login) (Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the admin %s: %w", a.admin, err)
 	}
+	a.tell(session)
 	return session, nil
 }
 

@@ -2,6 +2,7 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/rekeyhq/rekey/rotators"
@@ -52,9 +53,16 @@ func (a *attempt) changeTwin(ctx context.Context) error {
 	}
 	var held Login
 	if exists {
-		if held, err = a.possess(ctx, a.pending); err != nil {
+		held, err = a.possess(ctx, a.pending)
+		if errors.Is(err, ErrLocked) {
+			// A twin that was not finished. There is nothing to put back.
+			a.proofs = append(a.proofs, proof{login: held})
+			held, err = Login{}, nil
+		}
+		if err != nil {
 			return err
 		}
+		a.tell(session)
 	}
 	return a.change(ctx, session, held, func() error {
 		return twinner.EnsureTwin(ctx, a.current.User, a.pending.User, a.pending.Password)

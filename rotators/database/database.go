@@ -99,7 +99,8 @@ type attempt struct {
 	r                rotators.Rotation
 	current, pending Login // as the values have them
 	place            Place
-	located          bool // RDS was asked for the place
+	located          bool    // RDS was asked for the place
+	proofs           []proof // for engines whose users are several accounts
 }
 
 // newAttempt reads what there is to do, and refuses to act for another account

@@ -100,6 +100,11 @@ type Twinner interface {
 // because it is a read-only replica.
 var ErrReadOnly = errors.New("the server is a read-only replica")
 
+// ErrLocked is wrapped by the error of Open if the password is right and the account
+// is locked. An engine that makes a twin by several statements locks it meanwhile,
+// so this tells a twin that was not finished.
+var ErrLocked = errors.New("the account is locked")
+
 // Login is everything it takes to log in.
 type Login struct {
 	Host      string // one host name or IP address

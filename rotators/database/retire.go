@@ -89,6 +89,7 @@ func (a *attempt) withdraw(ctx context.Context, old Login) error {
 		return notRefused(err)
 	}
 	defer session.Close(context.WithoutCancel(ctx))
+	a.proved(old, session)
 	// Nothing is withdrawn that readers cannot do without.
 	if err := a.prove(ctx, a.here(a.current)); err != nil {
 		return notRefused(fmt.Errorf("the password of %s was not withdrawn, because the current one does not work: rotate again (%w)", old, err))

@@ -1,0 +1,107 @@
+package mysql
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// row is an account as the server stores it.
+type row struct {
+	account
+	method string   // "" if it is not the same for all hashes
+	hashes []string // on MySQL the primary first
+	locked bool
+	priv   privileges // MariaDB only
+}
+
+// settable tells whether rekey sets passwords of this account.
+func (r row) settable() bool { return r.method == native || r.method == cachingSHA2 }
+
+// has tells whether a password is one of the account's.
+func (r row) has(p rotators.Secret) bool {
+	for _, stored := range r.hashes {
+		if verifies(r.method, stored, p.Reveal()) {
+			return true
+		}
+	}
+	return false
+}
+
+// privileges is what MariaDB stores of an account (mysql.global_priv), in part.
+type privileges struct {
+	way
+	Or     []way `json:"auth_or"`
+	Role   bool  `json:"is_role"`
+	Locked bool  `json:"account_locked"`
+
+	DefaultRole string `json:"default_role"`
+
+	SSL     int    `json:"ssl_type"` // 0: none, 1: any, 2: X509, 3: as specified
+	Cipher  string `json:"ssl_cipher"`
+	Issuer  string `json:"x509_issuer"`
+	Subject string `json:"x509_subject"`
+
+	Questions     int64   `json:"max_questions"`
+	Updates       int64   `json:"max_updates"`
+	Connections   int64   `json:"max_connections"`
+	Sessions      int64   `json:"max_user_connections"`
+	StatementTime float64 `json:"max_statement_time"`
+	Lifetime      *int64  `json:"password_lifetime"` // days; -1 and nil: the server's
+}
+
+type way struct {
+	Plugin string `json:"plugin"`
+	Hash   string `json:"authentication_string"`
+}
+
+// rows reads a user's accounts, of which there may be none. It takes SELECT on
+// mysql.*.
+func (s *session) rows(ctx context.Context, user string) (all []row, err error) {
+	if s.isMariaDB() {
+		found, err := s.query(ctx, "SELECT Host, Priv FROM mysql.global_priv WHERE User = "+quoteText(user)+" ORDER BY Host")
+		if err != nil {
+			return nil, explainChange(ctx, err, s.login)
+		}
+		for _, f := range found {
+			r := row{account: account{user, f[0]}}
+			if err := json.Unmarshal([]byte(f[1]), &r.priv); err != nil {
+				return nil, fmt.Errorf("mysql.global_priv has something for %s that cannot be read", r.account)
+			}
+			if r.priv.Role {
+				continue
+			}
+			r.locked, r.method = r.priv.Locked, r.priv.Plugin
+			for i, w := range append([]way{r.priv.way}, r.priv.Or...) {
+				switch {
+				case i > 0 && w == (way{}): // stands for the first one
+					continue
+				case w.Plugin != r.method:
+					r.method = ""
+				}
+				r.hashes = append(r.hashes, w.Hash)
+			}
+			all = append(all, r)
+		}
+		return all, nil
+	}
+	// In hexadecimal, because a salt may hold any character.
+	found, err := s.query(ctx, `SELECT Host, plugin, HEX(authentication_string), HEX(User_attributes->>'$.additional_password'), account_locked
+		FROM mysql.user WHERE User = `+quoteText(user)+" ORDER BY Host")
+	if err != nil {
+		return nil, explainChange(ctx, err, s.login)
+	}
+	for _, f := range found {
+		r := row{account: account{user, f[0]}, method: f[1], locked: f[4] == "Y"}
+		for _, h := range f[2:4] {
+			if stored, err := hex.DecodeString(h); err == nil && h != "" {
+				r.hashes = append(r.hashes, string(stored))
+			}
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}

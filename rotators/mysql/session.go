@@ -1,0 +1,426 @@
+package mysql
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
+)
+
+type session struct {
+	connector *connector
+	conn      driver.Conn
+	wire      *conn
+	login     database.Login
+	version   string  // 9.7.4, 10.11.19-MariaDB-log
+	account   account // what the login was of
+
+	latest rotators.Secret              // the primary password of the session's own account, as far as known
+	proofs map[string]proof             // by user name; of an admin's session
+	set    map[string][]rotators.Secret // passwords this session gave to others
+}
+
+// proof is what is known to be a user's.
+type proof struct {
+	account   string // that logged in; "" if it is locked
+	passwords []rotators.Secret
+}
+
+var _ database.Accounts = (*session)(nil)
+
+// Account implements database.Accounts.
+func (s *session) Account() string { return s.account.host }
+
+// Hold implements database.Accounts. An account is told apart by its host.
+func (s *session) Hold(held database.Login, host string) {
+	if s.proofs == nil {
+		s.proofs = map[string]proof{}
+	}
+	p := s.proofs[held.User]
+	p.passwords = append(p.passwords, held.Password)
+	if host != "" {
+		p.account = host
+	}
+	s.proofs[held.User] = p
+}
+
+// SetPasswords implements database.Session. A user has one or two passwords.
+func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotators.Secret) error {
+	if err := s.takes(user, accept...); err != nil {
+		return err
+	}
+	if len(accept) == 2 && accept[0].Equal(accept[1]) {
+		accept = accept[:1]
+	}
+	if err := s.writable(ctx); err != nil {
+		return err
+	}
+	unlock, err := s.lock(ctx, user)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	switch {
+	case user == s.login.User && s.isMariaDB():
+		err = s.setOwnMariaDB(ctx, accept)
+	case user == s.login.User:
+		err = s.setOwnMySQL(ctx, accept)
+	default:
+		err = s.setByAdmin(ctx, user, accept)
+	}
+	return err
+}
+
+// takes checks what the server is to be told, and that it is one that would
+// understand.
+func (s *session) takes(user string, accept ...rotators.Secret) error {
+	if n := len(accept); n < 1 || n > 2 {
+		return rotators.Permanent(fmt.Errorf("a MySQL or MariaDB user has one or two passwords, not %d", n))
+	}
+	for _, p := range accept {
+		if strings.ContainsRune(p.Reveal(), 0) || p.IsZero() {
+			return rotators.Permanent(errors.New("a MySQL or MariaDB password is not empty and holds no NUL character"))
+		}
+	}
+	if user == "" || strings.ContainsRune(user, 0) {
+		return rotators.Permanent(errors.New("a MySQL or MariaDB name is not empty and holds no NUL character"))
+	}
+	oldest := [3]int{8, 0, 14}
+	if s.isMariaDB() {
+		oldest = [3]int{10, 4, 0}
+	}
+	if v := s.number(); slices.Compare(v[:], oldest[:]) < 0 {
+		return rotators.Permanent(fmt.Errorf("the server is version %s, so nothing was changed: rekey rotates on MySQL from 8.0.14 on and on MariaDB from 10.4 on", s.version))
+	}
+	return nil
+}
+
+func (s *session) isMariaDB() bool { return strings.Contains(s.version, "MariaDB") }
+
+var versionNumber = regexp.MustCompile(`^(\d+)\.(\d+)\.(\d+)`)
+
+// number is the server's version. One that cannot be read is taken for new.
+func (s *session) number() (n [3]int) {
+	m := versionNumber.FindStringSubmatch(strings.TrimPrefix(s.version, "5.5.5-"))
+	if m == nil {
+		return [3]int{999}
+	}
+	for i := range n {
+		n[i], _ = strconv.Atoi(m[i+1])
+	}
+	return n
+}
+
+// writable refuses to change a read-only replica. An admin with enough rights
+// could, and then the replica would differ from its source for good.
+func (s *session) writable(ctx context.Context) error {
+	rows, err := s.query(ctx, "SELECT @@global.read_only, @@global.innodb_read_only")
+	if err != nil {
+		return explainChange(ctx, err, s.login)
+	}
+	for _, v := range rows[0] {
+		if v != "0" && v != "OFF" {
+			return readOnly(errors.New("read_only or innodb_read_only is on"))
+		}
+	}
+	return nil
+}
+
+// maxTurn is how many seconds a session waits for others that change the same user.
+const maxTurn = 10
+
+// lock takes turns with other sessions of rekey that change the same user.
+func (s *session) lock(ctx context.Context, user string) (unlock func(), err error) {
+	name := fmt.Sprintf("'rekey %x'", sha256.Sum256([]byte(user)))[:48] + "'"
+	rows, err := s.query(ctx, fmt.Sprintf("SELECT GET_LOCK(%s, %d)", name, maxTurn))
+	if err != nil {
+		return nil, explainChange(ctx, err, s.login)
+	}
+	if rows[0][0] != "1" {
+		return nil, fmt.Errorf("another session has been changing user %q for %d seconds: rotate again", user, maxTurn)
+	}
+	return func() { _, _ = s.query(context.WithoutCancel(ctx), "DO RELEASE_LOCK("+name+")") }, nil
+}
+
+// run runs statements one after the other.
+func (s *session) run(ctx context.Context, statements ...string) error {
+	for _, sql := range statements {
+		if _, err := s.query(ctx, sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nativeOnly is how MariaDB shows an account that logs in by
+// mysql_native_password, and by nothing else.
+var nativeOnly = regexp.MustCompile(`^IDENTIFIED (BY PASSWORD '\*[0-9A-Fa-f]{40}'|VIA ` + native + ` USING '\*[0-9A-Fa-f]{40}'( OR ` + native + ` USING '\*[0-9A-Fa-f]{40}')*)( |$)`)
+
+// setOwnMariaDB sets the passwords of the session's own account.
+func (s *session) setOwnMariaDB(ctx context.Context, accept []rotators.Secret) error {
+	rows, err := s.query(ctx, "SHOW CREATE USER")
+	if err != nil {
+		return explainChange(ctx, err, s.login)
+	}
+	ways, ok := strings.CutPrefix(rows[0][0], "CREATE USER "+s.account.sql()+" ")
+	if !ok || !nativeOnly.MatchString(ways) {
+		return otherMethod(s.account)
+	}
+	if len(accept) == 1 && strings.HasPrefix(ways, "IDENTIFIED BY ") {
+		// Whoever may do nothing else may do this. Of several ways to log in it would
+		// be for the first.
+		err = s.run(ctx, "SET PASSWORD = "+quoteText(nativeHash(accept[0].Reveal())))
+	} else {
+		err = s.run(ctx, "ALTER USER "+s.account.sql()+viaHashes(accept))
+	}
+	return explainChange(ctx, err, s.login)
+}
+
+// viaHashes is MariaDB's clause for one password or two.
+func viaHashes(accept []rotators.Secret) string {
+	var ways []string
+	for _, p := range accept {
+		ways = append(ways, native+" USING "+quoteText(nativeHash(p.Reveal())))
+	}
+	return " IDENTIFIED VIA " + strings.Join(ways, " OR ")
+}
+
+func otherMethod(accounts ...account) error {
+	return rotators.Permanent(fmt.Errorf("the account %s logs in by something else than %s or %s, and rekey sets passwords for these only: ALTER USER .. IDENTIFIED WITH (on MariaDB: VIA) one of them, or rotate another user", list(accounts), native, cachingSHA2))
+}
+
+func list(accounts []account) string {
+	names := make([]string, len(accounts))
+	for i, a := range accounts {
+		names[i] = a.String()
+	}
+	return strings.Join(names, ", ")
+}
+
+// MySQL has a primary password and perhaps a secondary one, and IDENTIFIED sets
+// the primary. With RETAIN CURRENT PASSWORD the primary becomes the secondary,
+// whose place it takes; else the secondary stays. To add a password, RETAIN must be
+// said when the one to keep is the primary, and never again: repeated after a lost
+// reply it would retain the new password in place of the one that readers have.
+
+// setOwnMySQL sets the passwords of the session's own account. A user may not see
+// which of them is the primary. REPLACE, which gives the primary and fails if it is
+// another, makes sure.
+func (s *session) setOwnMySQL(ctx context.Context, accept []rotators.Secret) error {
+	set := func(p rotators.Secret, more string) error {
+		return s.run(ctx, "ALTER USER USER() IDENTIFIED BY "+quoteText(p.Reveal())+more)
+	}
+	replacing := func(p rotators.Secret) string { return " REPLACE " + quoteText(p.Reveal()) }
+	if len(accept) == 1 {
+		a := accept[0]
+		err := set(a, "")
+		if says(err, needsReplaced) {
+			err = set(a, replacing(s.latest))
+		}
+		if err != nil {
+			return explainChange(ctx, err, s.login)
+		}
+		s.latest = a
+		// Who may not do this has not been able to make a second password either.
+		if err := s.run(ctx, "ALTER USER USER() DISCARD OLD PASSWORD"); !says(err, deniedPrivilege) {
+			return explainChange(ctx, err, s.login)
+		}
+		return nil
+	}
+
+	a, b := accept[0], accept[1]
+	const retain = " RETAIN CURRENT PASSWORD"
+	err := set(a, replacing(b)+retain)
+	if says(err, wrongReplaced) {
+		var hasA, hasB bool
+		if hasA, err = s.accepts(ctx, a); err == nil {
+			hasB, err = s.accepts(ctx, b)
+		}
+		switch {
+		case err != nil:
+			return err
+		case hasA && hasB:
+			return nil
+		case hasB: // as the secondary, so what is replaced is neither
+			err = set(a, "")
+		case hasA:
+			if err = set(b, replacing(a)+retain); says(err, wrongReplaced) {
+				err = set(b, "")
+			}
+		default:
+			if err = set(b, ""); err == nil {
+				err = set(a, replacing(b)+retain)
+			}
+		}
+	}
+	if err == nil {
+		s.latest = a
+	}
+	return explainChange(ctx, err, s.login)
+}
+
+// accepts tells whether the server takes a password for the session's own user.
+func (s *session) accepts(ctx context.Context, password rotators.Secret) (bool, error) {
+	l := s.login
+	l.Password = password
+	tried, err := s.connector.open(ctx, l)
+	if rotators.IsRefused(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, tried.Close(ctx)
+}
+
+// setByAdmin sets the passwords of another user's accounts.
+func (s *session) setByAdmin(ctx context.Context, user string, accept []rotators.Secret) error {
+	rows, err := s.rows(ctx, user)
+	if err != nil {
+		return err
+	}
+	chosen, err := s.choose(ctx, user, rows, accept)
+	if err != nil {
+		return err
+	}
+	var other []account
+	for _, r := range chosen {
+		if !r.settable() {
+			other = append(other, r.account)
+		}
+	}
+	if len(other) > 0 {
+		return otherMethod(other...)
+	}
+	if s.isMariaDB() {
+		var each []string
+		for _, r := range chosen {
+			each = append(each, r.sql()+viaHashes(accept))
+		}
+		err = s.run(ctx, "ALTER USER "+strings.Join(each, ", "))
+	} else {
+		for _, r := range chosen {
+			if err = s.run(ctx, r.become(accept)...); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil {
+		return explainChange(ctx, err, s.login)
+	}
+	s.remember(user, accept)
+	return nil
+}
+
+func (s *session) remember(user string, accept []rotators.Secret) {
+	if s.set == nil {
+		s.set = map[string][]rotators.Secret{}
+	}
+	s.set[user] = append(s.set[user], accept...)
+}
+
+// become lists the statements after which an account of MySQL has exactly these
+// passwords, newest first. Between any two of them the last one works, if it works
+// before.
+func (r row) become(accept []rotators.Secret) (statements []string) {
+	alter := "ALTER USER " + r.sql()
+	set := func(p rotators.Secret, more string) {
+		statements = append(statements, alter+" IDENTIFIED WITH "+r.method+" AS "+quoteText(hashFor(r.method, p.Reveal()))+more)
+	}
+	is := func(i int, p rotators.Secret) bool {
+		return i < len(r.hashes) && verifies(r.method, r.hashes[i], p.Reveal())
+	}
+	const retain = " RETAIN CURRENT PASSWORD"
+	a := accept[0]
+	if len(accept) == 1 {
+		if !is(0, a) {
+			set(a, "")
+		}
+		if len(r.hashes) > 1 {
+			statements = append(statements, alter+" DISCARD OLD PASSWORD")
+		}
+		return statements
+	}
+	b := accept[1]
+	switch {
+	case is(0, a) && is(1, b), is(0, b) && is(1, a):
+	case is(0, b):
+		set(a, retain)
+	case is(0, a):
+		set(b, retain)
+	case is(1, b):
+		set(a, "")
+	case is(1, a):
+		set(b, "")
+	default:
+		set(b, "")
+		set(a, retain)
+	}
+	return statements
+}
+
+// choose picks the accounts of a user that are to be changed: the one that the
+// password this secret holds has proved, and those that have the same password and
+// no more rights. The others' names go to the log.
+func (s *session) choose(ctx context.Context, user string, rows []row, accept []rotators.Secret) (chosen []row, err error) {
+	if len(rows) == 0 {
+		return nil, rotators.Permanent(fmt.Errorf("there is no user %q", user))
+	}
+	p, proved := s.proofs[user]
+	var base *row
+	for i, r := range rows {
+		if proved && p.account == r.host || !proved && len(rows) == 1 {
+			base = &rows[i]
+		}
+	}
+	if base == nil {
+		return nil, rotators.Permanent(fmt.Errorf("the user %q is the accounts %s, and no password that this secret holds tells which of them it is for: set the password of one by hand to the one in the secret, or drop the others", user, list(accountsOf(rows))))
+	}
+	known := slices.Concat(p.passwords, s.set[user], accept)
+	var rights grants
+	var left []account
+	for _, r := range rows {
+		if r.host == base.host {
+			chosen = append(chosen, r)
+			continue
+		}
+		same := slices.ContainsFunc(known, r.has)
+		if same && rights == nil {
+			if rights, err = s.grants(ctx, base.account); err != nil {
+				return nil, err
+			}
+		}
+		if same {
+			more, err := s.grants(ctx, r.account)
+			if err != nil {
+				return nil, err
+			}
+			same = len(rights.lack(more)) == 0
+		}
+		if same {
+			chosen = append(chosen, r)
+		} else {
+			left = append(left, r.account)
+		}
+	}
+	if len(left) > 0 {
+		slog.WarnContext(ctx, "accounts of the same user have another password or more rights, so they were left as they are", "changed", list(accountsOf(chosen)), "left", list(left))
+	}
+	return chosen, nil
+}
+
+func accountsOf(rows []row) (all []account) {
+	for _, r := range rows {
+		all = append(all, r.account)
+	}
+	return all
+}

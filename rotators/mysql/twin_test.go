@@ -1,0 +1,246 @@
+package mysql
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+// newShop makes a database with something of each kind that can be granted, and an
+// admin who may grant it. It returns the admin's secret.
+func newShop(t *testing.T, shop string) rotators.Secret {
+	t.Helper()
+	exec(t,
+		"CREATE DATABASE "+shop,
+		fmt.Sprintf("CREATE TABLE %s.goods (id int, price int, cost int)", shop),
+		fmt.Sprintf("INSERT INTO %s.goods VALUES (1, 2, 1)", shop),
+		fmt.Sprintf("CREATE TABLE %s.`odd `` TO name` (id int)", shop),
+		fmt.Sprintf("CREATE TABLE %s.sold (id int)", shop),
+		fmt.Sprintf("CREATE PROCEDURE %s.sell(n int) SQL SECURITY INVOKER INSERT INTO %[1]s.sold VALUES (n)", shop),
+		fmt.Sprintf("CREATE ROLE %s_clerk", shop), fmt.Sprintf("CREATE ROLE %s_auditor", shop),
+		fmt.Sprintf("GRANT INSERT, SELECT ON %s.sold TO %[1]s_clerk", shop),
+	)
+	t.Cleanup(func() {
+		exec(t, "DROP DATABASE "+shop, fmt.Sprintf("DROP ROLE %s_clerk, %[1]s_auditor", shop))
+	})
+	admin := newAdmin(t, shop+"_admin", fmt.Sprintf("SELECT, INSERT, UPDATE, DELETE, EXECUTE ON %s.*", shop), "PROCESS ON *.*")
+	if mariaDB {
+		exec(t, fmt.Sprintf("GRANT %s_clerk TO %[1]s_admin WITH ADMIN OPTION", shop), fmt.Sprintf("GRANT %s_auditor TO %[1]s_admin WITH ADMIN OPTION", shop),
+			fmt.Sprintf("GRANT UPDATE ON mysql.* TO %s_admin", shop))
+	}
+	return admin
+}
+
+// newBase makes the first of two alternating users, with grants of each kind.
+func newBase(t *testing.T, shop, name string) rotators.Secret {
+	t.Helper()
+	v := newUser(t, name, "the first password")
+	a := account{name, "%"}.sql()
+	exec(t,
+		fmt.Sprintf("GRANT SELECT (id, price), INSERT ON %s.goods TO %s WITH GRANT OPTION", shop, a),
+		fmt.Sprintf("GRANT SELECT ON %s.`odd `` TO name` TO %s", shop, a),
+		fmt.Sprintf("GRANT EXECUTE ON PROCEDURE %s.sell TO %s", shop, a),
+		fmt.Sprintf("GRANT %s_clerk TO %s", shop, a), fmt.Sprintf("GRANT %s_auditor TO %s", shop, a),
+		fmt.Sprintf("ALTER USER %s REQUIRE SSL WITH MAX_USER_CONNECTIONS 50", a),
+	)
+	if mariaDB {
+		exec(t, fmt.Sprintf("SET DEFAULT ROLE %s_clerk FOR %s", shop, a))
+	} else {
+		exec(t, fmt.Sprintf("SET DEFAULT ROLE %s_clerk TO %s", shop, a))
+	}
+	t.Cleanup(func() { exec(t, "DROP USER IF EXISTS "+account{name + "_clone", "%"}.sql()) })
+	return v
+}
+
+// buys does with a value what the shop's readers do, and says what fails.
+func buys(t *testing.T, shop string, v rotators.Secret) error {
+	t.Helper()
+	user, err := v.Field("username")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	s := open(t, user.Reveal(), password(t, v))
+	defer s.Close(ctx)
+	for _, sql := range []string{
+		fmt.Sprintf("SELECT id, price FROM %s.goods", shop), fmt.Sprintf("INSERT INTO %s.goods VALUES (2, 2, 2)", shop),
+		fmt.Sprintf("SELECT * FROM %s.`odd `` TO name`", shop), fmt.Sprintf("CALL %s.sell(1)", shop), fmt.Sprintf("SELECT * FROM %s.sold", shop),
+	} {
+		if err := s.run(ctx, sql); err != nil {
+			return fmt.Errorf("%s lacks a right: %w", s.account, err)
+		}
+	}
+	if err := s.run(ctx, fmt.Sprintf("SELECT cost FROM %s.goods", shop)); !says(err, deniedColumn) {
+		return fmt.Errorf("%s may do more than its base: %w", s.account, err)
+	}
+	return nil
+}
+
+// alternate rotates by an admin to the other of two users, and returns the value it
+// moved to.
+func alternate(t *testing.T, admin, current, previous rotators.Secret) (rotators.Secret, error) {
+	t.Helper()
+	r := rotators.Rotation{Current: current, Settings: rotators.Settings{Admin: "the-admin"},
+		Previous: func(context.Context) (rotators.Secret, error) { return previous, nil },
+		Lookup:   func(context.Context, string) (rotators.Secret, error) { return admin, nil }}
+	var err error
+	if r.Pending, err = New(awsConfig, nil).Create(t.Context(), r); err != nil {
+		return rotators.Secret{}, err
+	}
+	return r.Pending, New(awsConfig, nil).Set(t.Context(), r)
+}
+
+// TestTwinKeepsUp changes the base between rotations, and the twin has to follow:
+// what the base may pass on, what it has lost, its limits.
+func TestTwinKeepsUp(t *testing.T) {
+	admin := newShop(t, "keeps")
+	base := newBase(t, "keeps", `o'keeper`)
+	first, err := alternate(t, admin, base, rotators.Secret{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What it may do it may pass on.
+	newAccount(t, account{"friend", "%"}, "friend")
+	passOn := "GRANT INSERT ON keeps.goods TO friend"
+	if err := open(t, `o'keeper_clone`, password(t, first)).run(t.Context(), passOn); err != nil {
+		t.Errorf("WITH GRANT OPTION is lost: %v", err)
+	}
+
+	b := account{`o'keeper`, "%"}.sql()
+	lost := []string{"REVOKE SELECT (price) ON keeps.goods FROM " + b, "REVOKE GRANT OPTION ON keeps.goods FROM " + b,
+		"REVOKE EXECUTE ON PROCEDURE keeps.sell FROM " + b, "REVOKE keeps_auditor FROM " + b}
+	exec(t, append(lost, "GRANT DELETE ON keeps.goods TO "+b, "ALTER USER "+b+" WITH MAX_USER_CONNECTIONS 9")...)
+	back, err := alternate(t, admin, first, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := alternate(t, admin, back, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, `o'keeper_clone`, password(t, second))
+	for sql, may := range map[string]bool{
+		"SELECT id FROM keeps.goods": true, "SELECT price FROM keeps.goods": false, "DELETE FROM keeps.goods": true, "CALL keeps.sell(1)": false,
+		passOn: false, "SELECT * FROM keeps.sold": true,
+	} {
+		if err := s.run(t.Context(), sql); (err == nil) != may {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	if mariaDB {
+		if err := s.run(t.Context(), "SET ROLE keeps_auditor"); err == nil {
+			t.Error("the twin has a role that the base has lost")
+		}
+	}
+	limits := "SELECT CONCAT(max_user_connections, ssl_type) FROM mysql.user WHERE User = 'o''keeper_clone'"
+	if got := query(t, limits); got != "9ANY" {
+		t.Errorf("the twin's limits and TLS are %s", got)
+	}
+	without(t, secure.Log(), password(t, first), password(t, back), password(t, second))
+}
+
+// TestTwinRefused tries twins that must not be made, or not be touched.
+func TestTwinRefused(t *testing.T) {
+	admin := newShop(t, "refuses")
+	poor := newAdmin(t, "poor_admin")
+	none := rotators.Secret{}
+	for _, c := range []struct {
+		name     string
+		user     string
+		prepare  []string // before the first rotation
+		admin    rotators.Secret
+		previous rotators.Secret
+		want     want
+	}{
+		{"somebody else's", "ra", []string{"CREATE USER ra_clone IDENTIFIED BY 'theirs'"}, admin, none, want{text: "does not prove that it may", permanent: true}},
+		{"somebody else's, locked", "rb", []string{"CREATE USER rb_clone IDENTIFIED BY 'theirs' ACCOUNT LOCK"}, admin, none, want{text: "does not prove that it may", permanent: true}},
+		{"for another host", "rc", []string{"CREATE USER rc_clone IDENTIFIED BY 'before'", "CREATE USER rc_clone@'10.%' IDENTIFIED BY 'theirs'"}, admin, value("rc_clone", "before"),
+			want{text: `accounts that this secret cannot answer for.* drop 'rc_clone'@'10.%'`, permanent: true}},
+		{"more powerful", "rd", []string{"CREATE USER rd_clone IDENTIFIED BY 'before'", "GRANT RELOAD, PROCESS ON *.* TO rd_clone"}, admin, value("rd_clone", "before"),
+			want{text: "has powers that 'rd'@'%' has not: REVOKE PROCESS ON \\*.\\* FROM `rd_clone`@`%`; REVOKE RELOAD", permanent: true}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			current := newUser(t, c.user, "the first password")
+			t.Cleanup(func() {
+				exec(t, fmt.Sprintf("DROP USER IF EXISTS %s_clone", c.user), fmt.Sprintf("DROP USER IF EXISTS %s_clone@'10.%%'", c.user))
+			})
+			exec(t, c.prepare...)
+			_, err := alternate(t, c.admin, current, c.previous)
+			c.want.check(t, err, "the first password", "the admin's password")
+			if got := takes(t, c.user+"_clone", "before"); c.want.text != "does not prove that it may" && len(got) != 1 {
+				t.Error("the twin's password was changed")
+			}
+		})
+	}
+
+	t.Run("a right that the admin cannot give", func(t *testing.T) {
+		if !mariaDB {
+			return // the base is granted whole: TestConformanceAlternating
+		}
+		base := newBase(t, "refuses", "given")
+		_, err := alternate(t, poor, base, none)
+		want{text: `"poor_admin" may not make this change: .*WITH GRANT OPTION`, permanent: true}.check(t, err, "the first password")
+		if got := query(t, "SELECT JSON_VALUE(Priv, '$.account_locked') FROM mysql.global_priv WHERE User = 'given_clone'"); got != "1" && got != "true" {
+			t.Errorf("a twin that lacks rights is not locked (%q)", got)
+		}
+		// An admin who can finishes it, with another password.
+		pending, err := alternate(t, admin, base, none)
+		if err == nil {
+			t.Error("a locked twin with a password that nobody proved was taken over")
+		}
+		exec(t, "DROP USER given_clone")
+		if pending, err = alternate(t, admin, base, none); err != nil {
+			t.Fatal(err)
+		}
+		if err := buys(t, "refuses", pending); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("too long a name", func(t *testing.T) {
+		longest := maxMariaDBUser
+		if !mariaDB {
+			longest = maxMySQLUser
+		}
+		name := strings.Repeat("n", longest-5)
+		_, err := alternate(t, admin, newUser(t, name, "the first password"), none)
+		want{text: fmt.Sprintf("is %d (bytes|characters) long, and MySQL .*no user name longer than %d", longest+1, longest), permanent: true}.check(t, err)
+	})
+}
+
+// TestTwinIsLockedWhileItLacksARight has an existing twin whose password is the
+// pending one already lose a right, and an admin who cannot give it back.
+func TestTwinIsLockedWhileItLacksARight(t *testing.T) {
+	admin := newShop(t, "locks")
+	base := newBase(t, "locks", "locking")
+	pending, err := alternate(t, admin, base, rotators.Secret{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mariaDB {
+		exec(t, "REVOKE EXECUTE ON PROCEDURE locks.sell FROM locking_clone", "REVOKE EXECUTE ON locks.* FROM locks_admin")
+	} else {
+		exec(t, "REVOKE locking FROM locking_clone", "REVOKE ROLE_ADMIN ON *.* FROM locks_admin")
+	}
+	again := rotators.Rotation{Current: base, Pending: pending, Settings: rotators.Settings{Admin: "the-admin"},
+		Lookup: func(context.Context, string) (rotators.Secret, error) { return admin, nil }}
+	err = New(awsConfig, nil).Set(t.Context(), again)
+	want{text: "may not make this change", permanent: true}.check(t, err)
+	if accepts(t, pending) {
+		t.Error("a twin that lacks a right logs in")
+	}
+	if mariaDB {
+		exec(t, "GRANT EXECUTE ON locks.* TO locks_admin WITH GRANT OPTION")
+	} else {
+		exec(t, "GRANT ROLE_ADMIN ON *.* TO locks_admin")
+	}
+	if err := New(awsConfig, nil).Set(t.Context(), again); err != nil {
+		t.Fatal(err)
+	}
+	if err := buys(t, "locks", pending); err != nil {
+		t.Error(err)
+	}
+}
