@@ -11,7 +11,7 @@ STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-race test-moto sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-redis tools-aws build-SecretRotator build-ParameterPlanner build-ParameterRotator
+.PHONY: help build package test test-race test-moto test-mysql sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-mariadb tools-mysql tools-redis tools-aws build-SecretRotator build-ParameterPlanner build-ParameterRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ test-moto: tools build ## the shipped function against moto, another implementat
 	@command -v moto_server >/dev/null || python3 -m pip install 'moto[server]'
 	go test -tags moto -run Moto -v ./functions
 
+test-mysql: tools-mysql ## the whole MySQL and MariaDB suite on a real MySQL, which it fetches
+	REKEY_MYSQL_BIN=$(MYSQL) go test -count=1 ./rotators/mysql -v -run . | tee $(MYSQL).log | grep -E '^(the server is|ok|FAIL|--- FAIL|    --- FAIL)'; \
+		grep -q '^ok' $(MYSQL).log
+
 sweep: tools-postgres ## crash a rotation of a real PostgreSQL at every point, and print how many there are
 	@go test -count=1 -v -run TestCrashSweep ./functions | grep -E '^(crash sweep|ok|FAIL|--- FAIL|    )'
 
@@ -72,7 +76,7 @@ bench: tools-postgres ## measure what BENCHMARKS.md reports
 	@ls -l dist/*/bootstrap
 
 # The tests' servers and tools. A tool that is there is left alone.
-tools: tools-postgres tools-postgres-18 tools-redis tools-aws
+tools: tools-postgres tools-postgres-18 tools-mariadb tools-redis tools-aws
 
 tools-postgres:
 	@ls $${REKEY_POSTGRES_BIN:-/nowhere}/initdb /usr/lib/postgresql/*/bin/initdb 2>/dev/null | grep -q . || \
@@ -95,6 +99,27 @@ tools-postgres-18:
 
 tools-redis:
 	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || $(call install,redis-server)
+
+# The packages with the programs alone: none of them starts a service.
+tools-mariadb:
+	@command -v mariadbd >/dev/null && command -v my_print_defaults >/dev/null || $(call install,--no-install-recommends mariadb-server-core mariadb-client-core)
+
+# MySQL, which Debian has in its next release only: the newest that is there, with
+# all that it needs, unpacked beside the system and not into it. apt finds it by lists
+# of its own, at the mirror the system's are from.
+MYSQL := /var/tmp/rekey-tools/mysql
+tools-mysql:
+	@test -x $(MYSQL)/usr/sbin/mysqld || { \
+		command -v apt-get >/dev/null || { echo "make test-mysql needs a Debian with apt"; exit 1; }; \
+		echo "fetching MySQL into $(MYSQL)"; \
+		MIRROR=$$(apt-get indextargets --format '$$(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1) && \
+		test -n "$$MIRROR" && D=$$(mktemp -d) && mkdir -p $$D/lists/partial $$D/cache/archives/partial && touch $$D/status && \
+		echo "deb $$MIRROR sid main" >$$D/sources.list && \
+		APT="apt-get -qq -o Dir::Etc::SourceList=$$D/sources.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$$D/lists \
+			-o Dir::State::Status=$$D/status -o Dir::Cache=$$D/cache -o APT::Sandbox::User=root -o Debug::NoLocking=1" && \
+		$$APT update && $$APT install --yes --download-only --no-install-recommends mysql-server-core && \
+		for f in $$D/cache/archives/*.deb; do dpkg -x $$f $$D/root || exit 1; done && \
+		mkdir -p $(dir $(MYSQL)) && rm -rf $(MYSQL) && mv $$D/root $(MYSQL) && chmod -R a+rX /var/tmp/rekey-tools && rm -rf $$D; }
 
 tools-aws:
 	@command -v aws >/dev/null || $(call install,awscli)

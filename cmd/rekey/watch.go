@@ -18,6 +18,7 @@ import (
 	engine "github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/internal/watch"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/mysql"
 	"github.com/rekeyhq/rekey/rotators/postgres"
 	"github.com/rekeyhq/rekey/rotators/redis"
 )
@@ -214,11 +215,14 @@ func watcher(ctx context.Context, cfg aws.Config, secret *secretsmanager.Describ
 
 // registry holds the rotators with which logins are tried.
 func registry(cfg aws.Config) rotators.Registry {
-	pg, rd := postgres.New(cfg, nil), redis.New(cfg, nil)
+	pg, my, rd := postgres.New(cfg, nil), mysql.New(cfg, nil), redis.New(cfg, nil)
 	return rotators.Registry{
 		"postgres":          pg,
 		"postgresql":        pg, // the scheme of a URL
 		"aurora-postgresql": pg, // RDS's name for Aurora
+		"mysql":             my,
+		"aurora-mysql":      my,
+		"mariadb":           my,
 		"redis":             rd,
 		"valkey":            rd,
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/mysql"
 	"github.com/rekeyhq/rekey/rotators/postgres"
 	"github.com/rekeyhq/rekey/rotators/redis"
 )
@@ -20,11 +21,14 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	pg, rd := postgres.New(cfg, nil), redis.New(cfg, nil)
+	pg, my, rd := postgres.New(cfg, nil), mysql.New(cfg, nil), redis.New(cfg, nil)
 	lambda.Start(functions.SecretRotator(cfg, rotators.Registry{
 		"postgres":          pg,
 		"postgresql":        pg, // the scheme of a URL
 		"aurora-postgresql": pg, // RDS's name for Aurora
+		"mysql":             my,
+		"aurora-mysql":      my,
+		"mariadb":           my,
 		"redis":             rd,
 		"valkey":            rd,
 	}))

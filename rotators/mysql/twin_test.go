@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/rotatortest"
 )
 
 // newShop makes a database with something of each kind that can be granted, and an
@@ -243,4 +244,34 @@ func TestTwinIsLockedWhileItLacksARight(t *testing.T) {
 	if err := buys(t, "locks", pending); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestHalfBuiltTwin crashes the making of a twin at every point: whatever is there of
+// it then does not log in, or does all that its base does.
+func TestHalfBuiltTwin(t *testing.T) {
+	t.Parallel()
+	admin := newShop(t, "half")
+	made := 0
+	points := rotatortest.Sweep(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Scenario {
+		made++
+		base := newBase(t, "half", fmt.Sprintf("half_%d", made))
+		r := New(awsConfig, &Options{Dial: w.DialContext})
+		a := rotators.Rotation{Current: base, Settings: rotators.Settings{Admin: "the-admin"},
+			Lookup: func(context.Context, string) (rotators.Secret, error) { return admin, nil }}
+		var err error
+		if a.Pending, err = r.Create(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		return rotatortest.Scenario{
+			Run: func(ctx context.Context) error { return r.Set(ctx, a) },
+			Crashed: func(context.Context) error {
+				if !accepts(t, a.Pending) {
+					return nil
+				}
+				return buys(t, "half", a.Pending)
+			},
+			Recovered: func(context.Context) error { return buys(t, "half", a.Pending) },
+		}
+	})
+	t.Logf("crashed at %d points", points)
 }
