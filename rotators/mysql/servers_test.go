@@ -157,8 +157,11 @@ func value(name, password string, more ...string) rotators.Secret {
 }
 
 // valueURL writes a secret as a URL.
-func valueURL(name, password string) rotators.Secret {
+func valueURL(name, password string, withTLS bool) rotators.Secret {
 	u := url.URL{Scheme: "mysql", User: url.UserPassword(name, password), Host: fmt.Sprintf("localhost:%d", secure.Port), Path: "/"}
+	if !withTLS {
+		u.RawQuery = "sslmode=disable"
+	}
 	return rotators.NewSecret(u.String())
 }
 
