@@ -35,7 +35,7 @@ build-ParameterRotator: SAM := parameter-rotator
 build-SecretRotator build-ParameterPlanner build-ParameterRotator:
 	GOOS=linux GOARCH=arm64 $(GOBUILD) -o $(ARTIFACTS_DIR)/bootstrap ./functions/$(SAM)
 
-demo: tools-postgres build ## rotate passwords of a real PostgreSQL through the shipped functions
+demo: tools-postgres tools-mariadb tools-redis build ## rotate real passwords through the shipped functions, and watch
 	@go run ./internal/demo
 
 test: tools build lint verify ## run every test; installs what they need
@@ -51,8 +51,8 @@ test-moto: tools build ## the shipped function against moto, another implementat
 	go test -tags moto -run Moto -v ./functions
 
 test-mysql: tools-mysql ## the whole MySQL and MariaDB suite on a real MySQL, which it fetches
-	REKEY_MYSQL_BIN=$(MYSQL) go test -count=1 ./rotators/mysql -v -run . | tee $(MYSQL).log | grep -E '^(the server is|ok|FAIL|--- FAIL|    --- FAIL)'; \
-		grep -q '^ok' $(MYSQL).log
+	REKEY_MYSQL_BIN=$(MYSQL) go test -count=1 ./rotators/mysql ./internal/watch -v -run . | tee $(MYSQL).log | grep -E '^(the server is|ok|FAIL|--- FAIL|    --- FAIL)'; \
+		test $$(grep -c '^ok' $(MYSQL).log) = 2
 
 sweep: tools-postgres ## crash a rotation of a real PostgreSQL at every point, and print how many there are
 	@go test -count=1 -v -run TestCrashSweep ./functions | grep -E '^(crash sweep|ok|FAIL|--- FAIL|    )'

@@ -1,8 +1,9 @@
 // Command demo shows rekey's main job on this machine, with nothing pretended:
-// it starts a private PostgreSQL and AWS on the laptop, asks Secrets Manager to
-// rotate a secret, and lets a schedule tick for two parameters that are due. The
-// functions that ship do the work, started the way Lambda starts them. It exits 0
-// only if the new passwords then log in and the old ones are refused.
+// it starts private servers and AWS on the laptop, asks Secrets Manager to rotate
+// secrets, lets a schedule tick for two parameters that are due, and counts the logins
+// that are refused meanwhile. The functions that ship do the work, started the way
+// Lambda starts them. It exits 0 only if the new passwords then log in, and if the old
+// ones are refused or in their grace, as they should be.
 //
 // Run it with make demo.
 package main
@@ -19,10 +20,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"github.com/rekeyhq/rekey/internal/localaws"
 	"github.com/rekeyhq/rekey/internal/locallambda"
@@ -41,16 +44,21 @@ func main() {
 	}
 }
 
-const region = "us-east-1"
+const (
+	region        = "us-east-1"
+	firstPassword = "the-first-password"
+)
 
 // demo is what both parts use.
 type demo struct {
 	database *servers.PostgresServer
 	cloud    *localaws.Server
 	config   aws.Config
+	secrets  *secretsmanager.Client
 	endpoint string
 	folder   string // of the functions
 	log      bytes.Buffer
+	watching atomic.Bool
 }
 
 func run(ctx context.Context, folder string) error {
@@ -61,14 +69,16 @@ func run(ctx context.Context, folder string) error {
 	defer database.Stop()
 	fmt.Printf("A private PostgreSQL listens on %s:%d.\n", database.Host, database.Port)
 
-	d := &demo{database: database, cloud: localaws.New(localaws.Config{Region: region}), folder: folder}
+	d := &demo{database: database, folder: folder}
+	d.cloud = localaws.New(localaws.Config{Region: region, Fault: d.pace})
 	defer d.cloud.Close()
 	if d.endpoint, err = serve(ctx, d.cloud); err != nil {
 		return err
 	}
 	d.config = aws.Config{Region: region, BaseEndpoint: &d.endpoint, Credentials: credentials.NewStaticCredentialsProvider("local", "local", "")}
+	d.secrets = secretsmanager.NewFromConfig(d.config)
 	fmt.Printf("AWS on the laptop listens on %s, with the functions in %s behind it.\n", d.endpoint, folder)
-	return errors.Join(d.secret(ctx), d.parameters(ctx))
+	return errors.Join(d.secret(ctx), d.parameters(ctx), d.watched(ctx))
 }
 
 // function has the cloud invoke the function of that name as it ships.
@@ -92,9 +102,9 @@ func (d *demo) function(name string, watch func(localaws.Function) localaws.Func
 func (d *demo) user(ctx context.Context, name string) (login, error) {
 	l := login{
 		Engine: "postgres", Host: d.database.Host, Port: d.database.Port,
-		Username: name, Password: "the-first-password", DBName: "postgres",
+		Username: name, Password: firstPassword, DBName: "postgres",
 	}
-	return l, d.database.Exec(ctx, "CREATE ROLE "+name+" LOGIN PASSWORD 'the-first-password'")
+	return l, d.database.Exec(ctx, "CREATE ROLE "+name+" LOGIN PASSWORD '"+firstPassword+"'")
 }
 
 // proved prints, by connections of its own, that the new password of a user
@@ -102,7 +112,7 @@ func (d *demo) user(ctx context.Context, name string) (login, error) {
 func (d *demo) proved(ctx context.Context, user, password string) error {
 	return errors.Join(
 		prove(user+": the new password logs in", d.database.Login(ctx, user, password) == nil),
-		prove(user+": the old password is refused", servers.Refused(d.database.Login(ctx, user, "the-first-password"))),
+		prove(user+": the old password is refused", servers.Refused(d.database.Login(ctx, user, firstPassword))),
 	)
 }
 
@@ -123,8 +133,8 @@ type login struct {
 	Port     int    `json:"port"`
 	Username string `json:"username"`
 	Password string `json:"password"`
-	DBName   string `json:"dbname"`
-	SSL      bool   `json:"ssl"` // this PostgreSQL is on loopback and offers no TLS
+	DBName   string `json:"dbname,omitempty"`
+	SSL      bool   `json:"ssl"` // these servers are on loopback and offer no TLS
 }
 
 func (l login) String() string {

@@ -20,18 +20,17 @@ func (d *demo) secret(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stop, err := d.function("secret-rotator", func(f localaws.Function) localaws.Function { return &watched{Function: f, cloud: d.cloud} })
+	stop, err := d.function("secret-rotator", func(f localaws.Function) localaws.Function { return &stepped{Function: f, cloud: d.cloud} })
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stop() }()
-	client := secretsmanager.NewFromConfig(d.config)
-	secret, err := client.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: aws.String("shop/database"), SecretString: aws.String(first.String())})
+	secret, err := d.secrets.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: aws.String("shop/database"), SecretString: aws.String(first.String())})
 	if err != nil {
 		return err
 	}
 	fmt.Printf("\nSecrets Manager: the secret %s holds app's login. rotate-secret:\n\n", *secret.Name)
-	_, err = client.RotateSecret(ctx, &secretsmanager.RotateSecretInput{
+	_, err = d.secrets.RotateSecret(ctx, &secretsmanager.RotateSecretInput{
 		SecretId:          secret.ARN,
 		RotationLambdaARN: aws.String(d.cloud.FunctionARN("secret-rotator")),
 		RotationRules:     &types.RotationRulesType{AutomaticallyAfterDays: aws.Int64(30)},
@@ -43,7 +42,7 @@ func (d *demo) secret(ctx context.Context) error {
 		_ = stop() // the log is whole when the process is gone
 		return fmt.Errorf("the rotation failed: %w\nThe function's log:\n%s", err, d.log.String())
 	}
-	current, err := client.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: secret.ARN})
+	current, err := d.secrets.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: secret.ARN})
 	if err != nil {
 		return err
 	}
@@ -55,8 +54,8 @@ func (d *demo) secret(ctx context.Context) error {
 	return d.proved(ctx, second.Username, second.Password)
 }
 
-// watched prints a line for each step the function takes.
-type watched struct {
+// stepped prints a line for each step the function takes.
+type stepped struct {
 	localaws.Function
 	cloud *localaws.Server
 	once  sync.Once
@@ -70,7 +69,7 @@ var did = map[string]string{
 	"finishSecret": "moved AWSCURRENT: readers get the new password",
 }
 
-func (w *watched) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
+func (w *stepped) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	w.once.Do(func() { fmt.Printf("  %-13s %-56s %9s %13s\n", "step", "what it did", "AWS calls", "milliseconds") })
 	var event struct{ Step string }
 	if err := json.Unmarshal(payload, &event); err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 
 	"github.com/rekeyhq/rekey/functions"
@@ -23,25 +23,8 @@ import (
 	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/queue"
 	"github.com/rekeyhq/rekey/internal/rotation"
-	"github.com/rekeyhq/rekey/internal/servers"
 	"github.com/rekeyhq/rekey/internal/watch"
-	"github.com/rekeyhq/rekey/rotators"
-	"github.com/rekeyhq/rekey/rotators/postgres"
 )
-
-// database is the server all tests here share. Each test has users of its own.
-var database *servers.PostgresServer
-
-func TestMain(m *testing.M) {
-	var err error
-	if database, err = servers.Postgres(context.Background(), servers.PostgresOptions{}); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	database.Stop()
-	os.Exit(code)
-}
 
 const first = "the first password&<1>"
 
@@ -61,7 +44,7 @@ type stage struct {
 	mu                  sync.Mutex
 }
 
-func newStage(t *testing.T, statements ...string) *stage {
+func newStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{t: t, ready: make(chan struct{}), enough: make(chan struct{}), done: make(chan struct{})}
 	s.cloud = localaws.New(localaws.Config{Fault: s.promotion})
@@ -69,9 +52,6 @@ func newStage(t *testing.T, statements ...string) *stage {
 	server := httptest.NewServer(s.cloud)
 	t.Cleanup(server.Close)
 	s.aws = aws.Config{Region: "us-east-1", BaseEndpoint: &server.URL, Credentials: credentials.NewStaticCredentialsProvider("local", "local", "")}
-	if err := database.Exec(t.Context(), statements...); err != nil {
-		t.Fatal(err)
-	}
 	return s
 }
 
@@ -88,11 +68,6 @@ func (s *stage) promotion(c localaws.Call) localaws.Fault {
 		<-s.enough
 	}
 	return localaws.None
-}
-
-func (s *stage) registry() rotators.Registry {
-	pg := postgres.New(s.aws, nil)
-	return rotators.Registry{"postgres": pg}
 }
 
 // watch watches while rotate runs, and for some logins before and after.
@@ -146,24 +121,26 @@ func (s *stage) watch(source watch.Source, reader *rotation.Reader, rotate func(
 	return w.Record()
 }
 
-func login(user string, more ...string) string {
-	password, _ := json.Marshal(first)
-	return fmt.Sprintf(`{"engine":"postgres","host":%q,"port":%d,"username":%q,"password":%s,"ssl":false%s}`,
-		database.Host, database.Port, user, password, strings.Join(more, ""))
-}
-
 // rotateSecret makes a secret and watches while the function that ships rotates
 // it.
-func (s *stage) rotateSecret(name, value string) *watch.Record {
+func (s *stage) rotateSecret(name, value string, tags map[string]string) *watch.Record {
 	s.t.Helper()
 	client := secretsmanager.NewFromConfig(s.aws)
-	secret, err := client.CreateSecret(s.t.Context(), &secretsmanager.CreateSecretInput{Name: &name, SecretString: &value})
+	in := &secretsmanager.CreateSecretInput{Name: &name, SecretString: &value}
+	for k, v := range tags {
+		in.Tags = append(in.Tags, types.Tag{Key: &k, Value: &v})
+	}
+	secret, err := client.CreateSecret(s.t.Context(), in)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	const token = "11111111-1111-4111-8111-111111111111"
-	h := functions.SecretRotator(s.aws, s.registry())
-	return s.watch(watch.Secret(client, name, *secret.ARN), &rotation.Reader{Registry: s.registry(), ID: *secret.ARN}, func() error {
+	read, err := rotation.ReadTags(tags)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	h := functions.SecretRotator(s.aws, registry(s.aws))
+	return s.watch(watch.Secret(client, name, *secret.ARN), &rotation.Reader{Registry: registry(s.aws), ID: *secret.ARN, Tags: read}, func() error {
 		if err := s.cloud.Reserve(*secret.ARN, token); err != nil {
 			return err
 		}
@@ -177,45 +154,57 @@ func (s *stage) rotateSecret(name, value string) *watch.Record {
 	})
 }
 
-// With one password readers are locked out from Set until they get the new one.
-func TestSingleUser(t *testing.T) {
-	s := newStage(t, "CREATE ROLE single LOGIN PASSWORD '"+first+"'")
-	r := s.rotateSecret("shop/single-user", login("single"))
-	show(t, r)
-	if r.Refused < between || r.Gaps != 1 || r.Longest <= 0 || r.Refused >= r.Tried {
-		t.Errorf("%s", r.Summary())
-	}
-	if len(r.Lanes) != 2 || r.Lanes[0].User != "single" || r.Lanes[1].User != "single" || !r.Lanes[1].New {
-		t.Fatalf("lanes %+v", r.Lanes)
-	}
-	if last := r.Lanes[0].Spans[len(r.Lanes[0].Spans)-1]; last.Outcome != watch.Refused || last.Readers {
-		t.Errorf("the old password ends as %+v", last)
-	}
-	if last := r.Lanes[1].Spans[len(r.Lanes[1].Spans)-1]; last.Outcome != watch.Accepted || !last.Readers {
-		t.Errorf("the new password ends as %+v", last)
-	}
-}
-
-// With two users no login is refused.
-func TestAlternatingUsers(t *testing.T) {
-	s := newStage(t, "CREATE ROLE alternating LOGIN PASSWORD '"+first+"'",
-		"CREATE ROLE alternating_admin LOGIN CREATEROLE PASSWORD '"+first+"'",
-		"GRANT alternating TO alternating_admin WITH ADMIN OPTION")
-	if _, err := secretsmanager.NewFromConfig(s.aws).CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
-		Name: aws.String("shop/admin"), SecretString: aws.String(login("alternating_admin")),
-	}); err != nil {
-		t.Fatal(err)
-	}
-	r := s.rotateSecret("shop/alternating-users", login("alternating", `,"masterarn":"shop/admin"`))
-	show(t, r)
-	if r.Refused+r.Unclear+r.Gaps != 0 || r.Longest != 0 || r.Tried < between {
-		t.Errorf("%s", r.Summary())
-	}
-	if len(r.Lanes) != 2 || r.Lanes[0].User != "alternating" || r.Lanes[1].User != "alternating_clone" || r.Lanes[1].New {
-		t.Fatalf("lanes %+v", r.Lanes)
-	}
-	if r.Lanes[0].Refused > 0 {
-		t.Errorf("the first user was refused %d times", r.Lanes[0].Refused)
+// With one password readers are locked out from Set until they get the new one; with
+// two users, or two passwords, no login is refused.
+func TestStrategies(t *testing.T) {
+	for _, g := range targets {
+		for _, strategy := range []string{"single-user", "alternating-users", "overlap"} {
+			if g.engine == "postgres" && strategy == "overlap" || g.engine == "redis" && strategy == "alternating-users" {
+				continue // there is no such thing
+			}
+			t.Run(g.engine+" "+strategy, func(t *testing.T) {
+				s := newStage(t)
+				user := strings.ReplaceAll(strategy, "-", "_")
+				admin := "admin_of_" + user
+				if err := g.users(t.Context(), user, admin); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := secretsmanager.NewFromConfig(s.aws).CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
+					Name: &admin, SecretString: aws.String(g.value(admin)),
+				}); err != nil {
+					t.Fatal(err)
+				}
+				tags := map[string]string{"rekey:strategy": strategy, "rekey:admin": admin}
+				r := s.rotateSecret("shop/"+strategy, g.value(user), tags)
+				show(t, r)
+				next := user
+				if strategy == "alternating-users" {
+					next += "_clone"
+				}
+				if len(r.Lanes) != 2 || r.Lanes[0].User != user || r.Lanes[1].User != next || r.Lanes[1].New != (next == user) {
+					t.Fatalf("lanes %+v", r.Lanes)
+				}
+				old, current := r.Lanes[0].Spans, r.Lanes[1].Spans
+				if last := current[len(current)-1]; last.Outcome != watch.Accepted || !last.Readers {
+					t.Errorf("the new credential ends as %+v", last)
+				}
+				if strategy == "single-user" {
+					if r.Refused < between || r.Gaps != 1 || r.Longest <= 0 || r.Refused >= r.Tried {
+						t.Errorf("%s", r.Summary())
+					}
+					if last := old[len(old)-1]; last.Outcome != watch.Refused || last.Readers {
+						t.Errorf("the old password ends as %+v", last)
+					}
+					return
+				}
+				if r.Refused+r.Unclear+r.Gaps != 0 || r.Longest != 0 || r.Tried < between {
+					t.Errorf("%s", r.Summary())
+				}
+				if r.Lanes[0].Refused > 0 { // its grace lasts
+					t.Errorf("the old credential was refused %d times", r.Lanes[0].Refused)
+				}
+			})
+		}
 	}
 }
 
@@ -226,11 +215,14 @@ func TestParameters(t *testing.T) {
 		value string
 		tags  map[string]string
 	}{
-		"json":  {login("p_json"), nil},
+		"json":  {targets[0].value("p_json"), nil},
 		"plain": {first, map[string]string{"rekey:connection": fmt.Sprintf("postgres://p_plain@%s:%d/postgres?sslmode=disable", database.Host, database.Port)}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStage(t, "CREATE ROLE p_"+name+" LOGIN PASSWORD '"+first+"'")
+			s := newStage(t)
+			if err := targets[0].users(t.Context(), "p_"+name, "admin_of_p_"+name); err != nil {
+				t.Fatal(err)
+			}
 			tags := map[string]string{"rekey:rotator": "postgres", "rekey:every": "30d"}
 			for k, v := range c.tags {
 				tags[k] = v
@@ -248,8 +240,8 @@ func TestParameters(t *testing.T) {
 			}
 			source := watch.Parameter(client, path, described[0].ARN)
 			source.Pace = 0 // this AWS has no quota
-			h := functions.ParameterRotator(s.aws, s.registry())
-			r := s.watch(source, &rotation.Reader{Registry: s.registry(), ID: described[0].ARN, Tags: read}, func() error {
+			h := functions.ParameterRotator(s.aws, registry(s.aws))
+			r := s.watch(source, &rotation.Reader{Registry: registry(s.aws), ID: described[0].ARN, Tags: read}, func() error {
 				body, _ := json.Marshal(queue.Message{Parameter: described[0].Parameter})
 				event, _ := json.Marshal(events.SQSEvent{Records: []events.SQSMessage{{
 					MessageId: "1", Body: string(body), Attributes: map[string]string{"ApproximateReceiveCount": "1"},
