@@ -199,6 +199,8 @@ func (s *Server) namedOrCaller(c call, in url.Values) (*user, error) {
 		return s.named(c, in)
 	case c.caller.user == nil:
 		return nil, iamInvalid("Must specify userName when calling with non-User credentials")
+	case s.users[c.caller.user.userName] != c.caller.user: // deleted, and its last key not yet known to be
+		return nil, noSuchEntity("The user with name %s cannot be found.", c.caller.user.asNamed)
 	}
 	return c.caller.user, nil
 }

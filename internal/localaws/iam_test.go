@@ -468,4 +468,12 @@ func TestIAMDelays(t *testing.T) {
 	expect("how many tags there are after 4 s", strings.Join(seen, ""), "121")
 	c.pass(4 * time.Second)
 	expect("tags after 8 s", c.tags(), "Owner=me new=1")
+
+	// A user who is gone cannot make itself a key while the last one still works.
+	_, err = c.iam.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: app, AccessKeyId: &first})
+	must(t, err)
+	_, err = c.iam.DeleteUser(ctx, &iam.DeleteUserInput{UserName: app})
+	must(t, err)
+	_, err = iam.NewFromConfig(c.as(first, firstSecret, "")).CreateAccessKey(ctx, nil)
+	want[*types.NoSuchEntityException](t, "a key for a deleted user", err)
 }
