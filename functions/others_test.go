@@ -182,7 +182,11 @@ func (w *twoAccounts) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.Header = r.Header
+	out.Header = r.Header.Clone()
+	if by != "" {
+		// The other account's server has not issued the key, so it must not look like one of IAM's.
+		out.Header.Set("Authorization", strings.Replace(r.Header.Get("Authorization"), w.role, "role", 1))
+	}
 	reply, err := http.DefaultTransport.RoundTrip(out)
 	if err != nil || operation != "AssumeRole" {
 		return reply, err
@@ -203,6 +207,8 @@ func (w *twoAccounts) RoundTrip(r *http.Request) (*http.Response, error) {
 func abroad(t *testing.T) (s *setup, w *twoAccounts, ctx context.Context, own *localaws.Server) {
 	s = newSetup(t, "the first password", asJSON)
 	own = localaws.New(localaws.Config{Account: home})
+	own.AddRole("arn:aws:iam::000000000000:role/rotator")
+	own.AddRole("arn:aws:iam::000000000000:role/team/rotator")
 	t.Cleanup(own.Close)
 	server := httptest.NewServer(own)
 	t.Cleanup(server.Close)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,7 +75,7 @@ func startLocal(t *testing.T) *shell {
 	return nil
 }
 
-// aws runs the AWS CLI and decodes what it prints. Old versions of it know no
+// aws runs the AWS CLI and decodes what it prints, if into is not nil. Old versions of it know no
 // AWS_ENDPOINT_URL, so the flag is given.
 func (s *shell) aws(into any, args ...string) error {
 	s.t.Helper()
@@ -84,7 +85,7 @@ func (s *shell) aws(into any, args ...string) error {
 	}
 	for _, v := range s.env {
 		if endpoint, ok := strings.CutPrefix(v, "AWS_ENDPOINT_URL="); ok {
-			args = append([]string{"--endpoint-url", endpoint, "--output", "json", "secretsmanager"}, args...)
+			args = append([]string{"--endpoint-url", endpoint, "--output", "json"}, args...)
 		}
 	}
 	cmd := exec.CommandContext(s.t.Context(), program, args...)
@@ -93,6 +94,9 @@ func (s *shell) aws(into any, args ...string) error {
 	cmd.Stdout, cmd.Stderr = &out, &problems
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("aws %s: %w: %s", strings.Join(args, " "), err, problems.String())
+	}
+	if into == nil {
+		return nil
 	}
 	return json.Unmarshal(out.Bytes(), into)
 }
@@ -109,7 +113,7 @@ func (s *shell) until(secret, what string, wanted func(description) bool) descri
 	s.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		var d description
-		if err := s.aws(&d, "describe-secret", "--secret-id", secret); err != nil {
+		if err := s.aws(&d, "secretsmanager", "describe-secret", "--secret-id", secret); err != nil {
 			s.t.Fatal(err)
 		}
 		if wanted(d) {
@@ -139,14 +143,14 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 	value := fmt.Sprintf(`{"engine":"postgres","host":%q,"port":%d,"username":"app","password":"the first password","ssl":false}`, db.Host, db.Port)
 
 	var created struct{ ARN, VersionId string }
-	if err := s.aws(&created, "create-secret", "--name", "app", "--secret-string", value); err != nil {
+	if err := s.aws(&created, "secretsmanager", "create-secret", "--name", "app", "--secret-string", value); err != nil {
 		t.Fatal(err)
 	}
 
 	// Configuring a schedule without rotating runs testSecret alone, on an empty
 	// version that is gone afterwards.
 	var rotated struct{ ARN, VersionId string }
-	if err := s.aws(&rotated, "rotate-secret", "--secret-id", "app", "--rotation-lambda-arn", s.arn,
+	if err := s.aws(&rotated, "secretsmanager", "rotate-secret", "--secret-id", "app", "--rotation-lambda-arn", s.arn,
 		"--rotation-rules", "AutomaticallyAfterDays=30", "--no-rotate-immediately"); err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +162,7 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 		t.Errorf("after the dry test, the first password: %v", err)
 	}
 
-	if err := s.aws(&rotated, "rotate-secret", "--secret-id", "app", "--rotate-immediately"); err != nil {
+	if err := s.aws(&rotated, "secretsmanager", "rotate-secret", "--secret-id", "app", "--rotate-immediately"); err != nil {
 		t.Fatal(err)
 	}
 	if rotated.VersionId == "" || rotated.ARN != created.ARN {
@@ -175,7 +179,7 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 		SecretString, VersionId string
 		VersionStages           []string
 	}
-	if err := s.aws(&current, "get-secret-value", "--secret-id", "app"); err != nil {
+	if err := s.aws(&current, "secretsmanager", "get-secret-value", "--secret-id", "app"); err != nil {
 		t.Fatal(err)
 	}
 	var next struct{ Password string }
@@ -190,9 +194,64 @@ func TestTheAWSCLIRotatesAgainstRekeyLocal(t *testing.T) {
 	}
 
 	// A wrong function is told at once, and the secret stays as it is.
-	err := s.aws(&rotated, "rotate-secret", "--secret-id", "app", "--rotation-lambda-arn", s.arn+"x")
+	err := s.aws(&rotated, "secretsmanager", "rotate-secret", "--secret-id", "app", "--rotation-lambda-arn", s.arn+"x")
 	if err == nil || !strings.Contains(err.Error(), "ResourceNotFoundException") {
 		t.Errorf("an unknown function: %v", err)
+	}
+}
+
+// What somebody types who replaces an IAM key by hand.
+func TestTheAWSCLIReplacesAnIAMKey(t *testing.T) {
+	s := startLocal(t)
+	run := func(s *shell, into any, args string) {
+		t.Helper()
+		if err := s.aws(into, strings.Fields(args)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type keys struct {
+		AccessKey struct{ AccessKeyId, SecretAccessKey string }
+	}
+	as := func(id, secret, token string) *shell {
+		user := *s
+		user.env = append(slices.Clone(s.env), "AWS_ACCESS_KEY_ID="+id, "AWS_SECRET_ACCESS_KEY="+secret, "AWS_SESSION_TOKEN="+token)
+		return &user
+	}
+	var old, next keys
+	run(s, nil, "iam create-user --user-name mail --tags Key=team,Value=a")
+	run(s, &old, "iam create-access-key --user-name mail")
+	user := as(old.AccessKey.AccessKeyId, old.AccessKey.SecretAccessKey, "")
+	run(user, &next, "iam create-access-key")
+	user = as(next.AccessKey.AccessKeyId, next.AccessKey.SecretAccessKey, "")
+	run(user, nil, "iam update-access-key --status Inactive --access-key-id "+old.AccessKey.AccessKeyId)
+	run(user, nil, "iam delete-access-key --access-key-id "+old.AccessKey.AccessKeyId)
+	var list struct {
+		AccessKeyMetadata []struct{ AccessKeyId, Status string }
+	}
+	run(user, &list, "iam list-access-keys")
+	if len(list.AccessKeyMetadata) != 1 || list.AccessKeyMetadata[0].AccessKeyId != next.AccessKey.AccessKeyId || list.AccessKeyMetadata[0].Status != "Active" {
+		t.Errorf("the keys are %+v", list)
+	}
+	var who struct{ Arn string }
+	run(user, &who, "sts get-caller-identity")
+	if who.Arn != "arn:aws:iam::000000000000:user/mail" {
+		t.Errorf("the new key is %s's", who.Arn)
+	}
+	err := as(old.AccessKey.AccessKeyId, old.AccessKey.SecretAccessKey, "").aws(nil, "sts", "get-caller-identity")
+	if err == nil || !strings.Contains(err.Error(), "InvalidClientTokenId") {
+		t.Errorf("the old key: %v", err)
+	}
+
+	run(s, nil, "iam create-role --role-name rotator --assume-role-policy-document {}")
+	var session struct {
+		Credentials struct{ AccessKeyId, SecretAccessKey, SessionToken string }
+	}
+	run(user, &session, "sts assume-role --role-arn arn:aws:iam::000000000000:role/rotator --role-session-name me")
+	user = as(session.Credentials.AccessKeyId, session.Credentials.SecretAccessKey, session.Credentials.SessionToken)
+	var tags struct{ Tags []struct{ Key, Value string } }
+	run(user, &tags, "iam list-user-tags --user-name mail")
+	if len(tags.Tags) != 1 || tags.Tags[0].Value != "a" {
+		t.Errorf("the tags are %+v", tags)
 	}
 }
 

@@ -4,14 +4,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 	rdstypes "github.com/aws/aws-sdk-go-v2/service/rds/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 
 	"github.com/rekeyhq/rekey/internal/localaws"
 )
@@ -62,25 +60,6 @@ func TestRDS(t *testing.T) {
 	}
 	if len(ids) != 45 || ids[0] != "c00" || ids[44] != "c44" || len(c.Calls()) != 9 {
 		t.Errorf("%v in %d calls", ids, len(c.Calls()))
-	}
-}
-
-func TestAssumeRole(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	c := newCloud(t, localaws.Config{Now: func() time.Time { return now }})
-	client := sts.NewFromConfig(c.config)
-	in := &sts.AssumeRoleInput{RoleArn: aws.String("arn:aws:iam::222222222222:role/team/rotator"), RoleSessionName: aws.String("rekey"), DurationSeconds: aws.Int32(900)}
-	out, err := client.AssumeRole(t.Context(), in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.HasPrefix(*out.Credentials.AccessKeyId, "ASIA") || *out.Credentials.SessionToken == "" || *out.AssumedRoleUser.Arn != "arn:aws:sts::222222222222:assumed-role/rotator/rekey" ||
-		!out.Credentials.Expiration.Equal(now.Add(15*time.Minute)) {
-		t.Errorf("%+v for %s", out.AssumedRoleUser, *out.Credentials.AccessKeyId)
-	}
-	in.RoleArn = aws.String("arn:aws:iam::222222222222:user/rotator")
-	if _, err := client.AssumeRole(t.Context(), in); err == nil || !strings.Contains(err.Error(), "ValidationError") {
-		t.Errorf("a user's ARN: %v", err)
 	}
 }
 

@@ -15,6 +15,8 @@
 //   - SQS, in both of its protocols: queues, FIFO and standard, with visibility,
 //     deduplication and dead letters; Subscribe and Schedule invoke functions as
 //     an event source mapping and EventBridge Scheduler do
+//   - IAM: users with their tags and access keys, and CreateRole; with the time
+//     that what is written takes to be known everywhere, where it is asked for
 //   - STS: GetCallerIdentity, AssumeRole
 //   - RDS: DescribeDBInstances, DescribeDBClusters
 //
@@ -25,9 +27,13 @@
 // documents nothing, a comment says what was chosen. A call it does not speak is
 // refused by name.
 //
-// What it leaves out: signatures are not checked (a request must carry an
-// Authorization header, that is all), there are no permissions and no resource
-// policies, secrets are not encrypted (their key's state alone counts) and not
+// Calls signed with a key that IAM or STS issued, AKIA... or ASIA..., are their
+// caller's: the key must be active, its session not over, the signature right.
+// Any other key, such as the "local" of a laptop, is the root of the account and
+// not checked: a request must carry an Authorization header, that is all.
+//
+// What it leaves out: there are no permissions, no trust policies and no resource
+// policies, only IAM knows more accounts than one, secrets are not encrypted (their key's state alone counts) and not
 // replicated (AddReplicaRegions is ignored), rotation schedules and parameter
 // policies are validated and shown but start nothing, what is scheduled for
 // deletion is never deleted, every list is up to date at once, and a message has
@@ -62,7 +68,7 @@ type Function interface {
 
 // Call is one call that reached the server.
 type Call struct {
-	Service   string // "secretsmanager", "kms", "sts", "rds", "ssm", "tagging" or "sqs"
+	Service   string // "secretsmanager", "kms", "sts", "iam", "rds", "ssm", "tagging" or "sqs"
 	Operation string // AWS's name: "GetSecretValue"
 	N         int    // its place among all calls; 1 is the first
 	Throttled bool   // refused for a quota or by Throttle; Config.Fault sees only the first
@@ -85,6 +91,9 @@ const (
 	// Lag: the call has its effect and is answered, but GetSecretValue does not
 	// find the value it stored before CatchUp is called.
 	Lag
+	// Conflict: the call has no effect and fails with ConcurrentModification, as
+	// IAM's do when another changes the same user; SDKs do not retry.
+	Conflict
 )
 
 // Config says what a Server is. The zero Config is a whole one.
@@ -98,6 +107,9 @@ type Config struct {
 	// StandardParameters is how many parameters of the Standard tier there can be;
 	// 0: any number. On AWS it is 10,000.
 	StandardParameters int
+	// IAMDelays are how long it takes until what was written to IAM is known
+	// everywhere; the zero value: no time.
+	IAMDelays IAMDelays
 	// Fault decides what goes wrong with each call; nil: nothing. It may be
 	// called by several requests at once.
 	Fault func(Call) Fault
@@ -142,6 +154,11 @@ type Server struct {
 	buckets        map[string]*bucket   // by pool
 	pages          map[string]int       // how many pages of each best-effort list were asked for
 
+	users      map[userName]*user
+	accessKeys map[string]*iamKey  // by id
+	roles      map[string]string   // the ids, by ARN
+	sessions   map[string]*session // by the id of the key
+
 	queues map[string]*queue // by name
 	sent   int               // messages sent to FIFO queues
 }
@@ -177,6 +194,10 @@ func New(config Config) *Server {
 		deleted:    map[string]time.Time{},
 		buckets:    map[string]*bucket{},
 		pages:      map[string]int{},
+		users:      map[userName]*user{},
+		accessKeys: map[string]*iamKey{},
+		roles:      map[string]string{},
+		sessions:   map[string]*session{},
 		queues:     map[string]*queue{},
 	}
 	for _, alias := range []string{secretsKey, parametersKey} {
@@ -186,6 +207,7 @@ func New(config Config) *Server {
 	maps.Copy(s.functions, config.Functions)
 	maps.Copy(s.operations, s.secretsManagerOperations())
 	maps.Copy(s.operations, s.kmsOperations())
+	maps.Copy(s.operations, s.iamOperations())
 	maps.Copy(s.operations, s.stsOperations())
 	maps.Copy(s.operations, s.rdsOperations())
 	maps.Copy(s.operations, s.ssmOperations())
@@ -244,6 +266,7 @@ type call struct {
 	now     time.Time
 	lag     bool
 	request *http.Request // its body has been read
+	caller  caller
 }
 
 // operation carries out one call; s.mu is held. A non-nil error has had no
@@ -304,6 +327,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case Throttle:
 		p.fail(w, &apiError{code: p.throttled(), message: "Rate exceeded"})
 		return
+	case Conflict:
+		p.fail(w, &apiError{status: http.StatusConflict, code: "ConcurrentModification", message: "The request was rejected because multiple requests to change this object were submitted simultaneously."})
+		return
 	}
 	reply, err := s.do(op, call{now: now, lag: fault == Lag, request: r}, body, p)
 	if fault == LoseReply {
@@ -340,6 +366,10 @@ func (s *Server) count(service, operation string, now time.Time) Fault {
 func (s *Server) do(op operation, c call, body []byte, p protocol) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var err error
+	if c.caller, err = s.authenticate(c.now, c.request, body); err != nil {
+		return nil, err
+	}
 	out, err := op(c, body)
 	if err != nil {
 		return nil, err
@@ -352,7 +382,7 @@ type protocol string
 
 const (
 	jsonProtocol  protocol = "json"  // JSON 1.1: Secrets Manager, KMS, Parameter Store, tagging
-	queryProtocol protocol = "query" // form in, XML out: STS, RDS, SQS as old clients speak it
+	queryProtocol protocol = "query" // form in, XML out: IAM, STS, RDS, SQS as old clients speak it
 	// sqsProtocol is JSON 1.0, with the error's name in the query protocol in a
 	// header: who knew it by that name goes on doing so.
 	sqsProtocol protocol = "sqs"
@@ -379,6 +409,8 @@ func target(r *http.Request, body []byte) (service, operation string, p protocol
 	if err == nil && form.Has("Action") {
 		service = "sts"
 		switch form.Get("Version") {
+		case iamVersion:
+			service = "iam"
 		case rdsVersion:
 			service = "rds"
 		case sqsVersion:

@@ -32,7 +32,7 @@ func sqsOperation[In any](ops map[string]operation, name string, f func(call, In
 		case err != nil:
 			return nil, err
 		case query:
-			return queryReply{name, out}, nil
+			return queryReply{"http://queue.amazonaws.com/doc/" + sqsVersion + "/", name, out}, nil
 		case out == nil:
 			return struct{}{}, nil
 		}
@@ -110,6 +110,7 @@ func formValue(name, value string) any {
 
 // queryReply is what an operation answers in the query protocol.
 type queryReply struct {
+	space     string // of XML names
 	operation string
 	output    any // nil: nothing
 }
@@ -117,7 +118,7 @@ type queryReply struct {
 // MarshalXML implements xml.Marshaler.
 func (r queryReply) MarshalXML(e *xml.Encoder, _ xml.StartElement) error {
 	type metadata struct{ RequestId string }
-	start := xml.StartElement{Name: xml.Name{Space: "http://queue.amazonaws.com/doc/" + sqsVersion + "/", Local: r.operation + "Response"}}
+	start := xml.StartElement{Name: xml.Name{Space: r.space, Local: r.operation + "Response"}}
 	if err := e.EncodeToken(start); err != nil {
 		return err
 	}

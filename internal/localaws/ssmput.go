@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,7 +45,7 @@ func (s *Server) putParameter(c call, in putParameterInput) (any, error) {
 	case !exists && in.Type == "":
 		return nil, validation("A parameter type is required when you create a parameter.")
 	}
-	v := &parameterVersion{number: 1, kind: in.Type, dataType: cmp.Or(in.DataType, "text"), changed: c.now, user: s.user(c.request)}
+	v := &parameterVersion{number: 1, kind: in.Type, dataType: cmp.Or(in.DataType, "text"), changed: c.now, user: s.user(c)}
 	if exists {
 		last := p.latest()
 		if in.Type != "" && in.Type != last.kind {
@@ -97,12 +96,12 @@ func (s *Server) putParameter(c call, in putParameterInput) (any, error) {
 // accessKey finds the access key id in an Authorization header.
 var accessKey = regexp.MustCompile(`Credential=([^/,\s]+)/`)
 
-// user is who Parameter Store says made a version: a user for each access key.
-// Who else somebody is, and whether there is such a key, nobody asks here.
-func (s *Server) user(r *http.Request) string {
-	key := accessKey.FindStringSubmatch(r.Header.Get("Authorization"))
-	if key == nil {
-		return s.arnOfRoot()
+// user is who Parameter Store says made a version: who the call is by, or a user
+// for each access key that IAM has not issued.
+func (s *Server) user(c call) string {
+	key := accessKey.FindStringSubmatch(c.request.Header.Get("Authorization"))
+	if key == nil || c.caller.user != nil || c.caller.session != nil {
+		return c.caller.arn
 	}
 	return "arn:aws:iam::" + s.config.Account + ":user/" + key[1]
 }

@@ -2,10 +2,11 @@ package localaws
 
 import (
 	"encoding/xml"
+	"fmt"
+	"net/http"
 	"net/url"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -26,13 +27,12 @@ type getCallerIdentityResponse struct {
 
 func (s *Server) arnOfRoot() string { return "arn:aws:iam::" + s.config.Account + ":root" }
 
-// getCallerIdentity answers that everybody is the account's root, because
-// localaws knows no users.
-func (s *Server) getCallerIdentity(call, []byte) (any, error) {
+// getCallerIdentity tells whose key signed the call.
+func (s *Server) getCallerIdentity(c call, _ []byte) (any, error) {
 	return getCallerIdentityResponse{
-		Arn:       s.arnOfRoot(),
-		UserID:    s.config.Account,
-		Account:   s.config.Account,
+		Arn:       c.caller.arn,
+		UserID:    c.caller.id,
+		Account:   c.caller.account,
 		RequestID: newUUID(),
 	}, nil
 }
@@ -53,16 +53,20 @@ var (
 	sessionName = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
 )
 
-// assumeRole lets everybody assume every role, of every account, because
-// localaws knows no roles. What is signed with the credentials has the same
-// effect as any other call.
+// defaultSession is how long a session may last at most: what a role allows for
+// which nobody set anything else, and what a session may give another.
+const defaultSession = 3600
+
+// assumeRole lets everybody assume every role there is, because localaws knows no
+// policies. Calls to IAM that are signed with the credentials are about the users
+// of the role's account. Those to other services have the same effect as any.
 func (s *Server) assumeRole(c call, in url.Values) (any, error) {
 	role := roleARN.FindStringSubmatch(in.Get("RoleArn"))
 	if role == nil {
 		return nil, &apiError{code: "ValidationError", message: in.Get("RoleArn") + " is invalid"}
 	}
-	session := in.Get("RoleSessionName")
-	if !sessionName.MatchString(session) {
+	name := in.Get("RoleSessionName")
+	if !sessionName.MatchString(name) {
 		return nil, &apiError{code: "ValidationError", message: "RoleSessionName must be 2 to 64 letters, digits and _+=,.@-"}
 	}
 	seconds := 3600
@@ -72,14 +76,34 @@ func (s *Server) assumeRole(c call, in url.Values) (any, error) {
 			return nil, &apiError{code: "ValidationError", message: "DurationSeconds must be 900 to 43200"}
 		}
 	}
-	random := strings.ToUpper(strings.ReplaceAll(newUUID(), "-", ""))
+	roleID, ok := s.roles[role[0]]
+	switch {
+	case !ok:
+		return nil, &apiError{
+			status: http.StatusForbidden, code: "AccessDenied",
+			message: fmt.Sprintf("User: %s is not authorized to perform: sts:AssumeRole on resource: %s", c.caller.arn, role[0]),
+		}
+	case seconds > defaultSession && c.caller.session != nil:
+		return nil, &apiError{code: "ValidationError", message: "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining"}
+	case seconds > defaultSession:
+		return nil, &apiError{code: "ValidationError", message: "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."}
+	}
+	begun := &session{
+		secret:  newSecretKey(),
+		token:   newSecretKey() + newSecretKey(),
+		expires: c.now.Add(time.Duration(seconds) * time.Second),
+		caller:  caller{arn: "arn:aws:sts::" + role[1] + ":assumed-role/" + role[2] + "/" + name, id: roleID + ":" + name, account: role[1]},
+	}
+	begun.caller.session = begun
+	id := iamID("ASIA", 16)
+	s.sessions[id] = begun
 	return assumeRoleResponse{
-		AccessKeyID:     "ASIA" + random[:16],
-		SecretAccessKey: newUUID(),
-		SessionToken:    newUUID(),
-		Expiration:      c.now.Add(time.Duration(seconds) * time.Second).UTC().Format(time.RFC3339),
-		Arn:             "arn:aws:sts::" + role[1] + ":assumed-role/" + role[2] + "/" + session,
-		AssumedRoleID:   "AROA" + random[16:] + ":" + session,
+		AccessKeyID:     id,
+		SecretAccessKey: begun.secret,
+		SessionToken:    begun.token,
+		Expiration:      iamTime(begun.expires),
+		Arn:             begun.caller.arn,
+		AssumedRoleID:   begun.caller.id,
 		RequestID:       newUUID(),
 	}, nil
 }
