@@ -94,6 +94,16 @@ type Retirer interface {
 	Retire(ctx context.Context, r Rotation) error
 }
 
+// Discarder may be implemented by a Rotator whose Create makes something outside: a
+// key that an issuer mints.
+type Discarder interface {
+	// Discard removes what Create made for Pending, which no reader ever gets: another
+	// run of the same attempt had stored its own value by then, or somebody else
+	// changed Current meanwhile, and that stays. It may never run, after a crash: the
+	// next Set or Create finds then what was left.
+	Discard(ctx context.Context, r Rotation) error
+}
+
 // Registry holds the rotators a function can use, by the name owners write in
 // the rekey:rotator tag or in the engine field of a value. It is a literal in
 // main: a duplicate name does not compile, and only what is listed is linked.

@@ -221,12 +221,13 @@ func parseURL(text string) (value, bool) {
 	return v, clean
 }
 
-// Public names the fields that say where a credential belongs, in the spelling
-// AWS's templates use. Their text is no secret: errors may show it.
+// Public names the fields that say where a credential belongs, or which one it is, in
+// the spelling of AWS's templates, of IAM and of managed external secrets. Their text is no secret: errors may show it.
 func Public(field string) bool {
 	return slices.Contains([]string{
 		"engine", "host", "port", "username", "dbname", "ssl", "sslmode", "masterarn",
 		"dbInstanceIdentifier", "dbClusterIdentifier", "nodes",
+		"UserName", "AccessKeyId", "apiKeyId", "adminSecretArn",
 	}, field)
 }
 

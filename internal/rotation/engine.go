@@ -259,12 +259,29 @@ func (w *work) create(ctx context.Context) error {
 	if value.IsZero() || value.Equal(current) {
 		return rotators.Permanent(errors.New("the rotator made no new value"))
 	}
+	made := value
 	if value, err = w.attempt.Tags.stored(value); err != nil {
 		return err
 	}
 	w.mask.learn(value)
-	if err := w.store.PutPending(ctx, w.attempt, value); err != nil && !errors.Is(err, ErrStored) {
+	err = w.store.PutPending(ctx, w.attempt, value)
+	if errors.Is(err, ErrStored) {
+		return w.discardLost(ctx, r, current, made)
+	}
+	if err != nil {
 		return fmt.Errorf("storing the pending value: %w", err)
+	}
+	return nil
+}
+
+// discardLost removes what a rotator made outside for a value that came too late.
+func (w *work) discardLost(ctx context.Context, r rotators.Rotator, current, lost rotators.Secret) error {
+	d, ok := r.(rotators.Discarder)
+	if !ok {
+		return nil
+	}
+	if err := d.Discard(ctx, w.rotation(current, lost)); err != nil {
+		return fmt.Errorf("another run of this attempt stored its value first; removing what was made for this one: %w", err)
 	}
 	return nil
 }
@@ -466,7 +483,16 @@ func (w *work) settle(ctx context.Context, token string) (err error) {
 	if err != nil || pending.IsZero() {
 		return err
 	}
-	switch err := r.Test(ctx, w.rotation(rotators.Secret{}, pending)); {
+	err = r.Test(ctx, w.rotation(rotators.Secret{}, pending))
+	if d, ok := r.(rotators.Discarder); ok && err == nil {
+		// No reader ever got it, and the next rotation would not know of it.
+		if err := d.Discard(ctx, w.rotation(current, pending)); err != nil {
+			return fmt.Errorf("removing what this attempt made: %w", err)
+		}
+		w.attempt.Note = "somebody else changed the value meanwhile, and that stays so; what this attempt made is removed"
+		return w.discard(ctx)
+	}
+	switch {
 	case err == nil:
 		w.attempt.Note = "somebody else changed the value meanwhile; the one this attempt made works too, and is kept until the next rotation"
 		return nil

@@ -1,0 +1,393 @@
+// Package iamkey rotates the access keys of IAM users, and the password for the SMTP
+// interface of SES that is derived from one. It is for those who build a function with
+// [New]; docs/rotators/iamkey.md is for the owners of secrets.
+//
+// Whose key it is, the key itself says: STS is asked with it. So writing a secret is no
+// way to be given a key of somebody else.
+package iamkey
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go"
+
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/apikey"
+)
+
+// The fields of a value, as IAM spells them in the reply to CreateAccessKey. The last
+// one is there only with the option ses.
+const (
+	fieldUser   = "UserName"
+	fieldID     = "AccessKeyId"
+	fieldSecret = "SecretAccessKey"
+	fieldSMTP   = "SmtpPassword"
+)
+
+// settling is how long it can take until all of AWS knows a key. AWS gives no number:
+// 10 to 15 seconds are what users report, in which one call succeeds and the next one
+// fails.
+const settling = 15 * time.Second
+
+// New returns the rotator for access keys. cfg is the function's: its region and its
+// endpoint are used, and its credentials only to assume the role that rekey:admin
+// names. The clock may be nil.
+func New(cfg aws.Config, clock *apikey.Clock) rotators.Rotator {
+	if clock == nil {
+		clock = &apikey.Clock{}
+	}
+	return apikey.New(func(_ context.Context, r rotators.Rotation) (apikey.Issuer, error) {
+		i := &issuer{cfg: cfg, clock: clock, r: r}
+		return i, i.check()
+	}, clock)
+}
+
+// issuer is IAM for one rotation. It is used by one goroutine.
+type issuer struct {
+	cfg   aws.Config
+	clock *apikey.Clock
+	r     rotators.Rotation
+
+	ses    string      // the region of SES; "": no password for it
+	user   *identity   // whose keys they are; nil: not known yet
+	client *iam.Client // nil: none yet
+}
+
+// identity is an IAM user.
+type identity struct{ arn, account, name string }
+
+// check reads the options.
+func (i *issuer) check() error {
+	for _, name := range slices.Sorted(maps.Keys(i.r.Settings.Options)) {
+		if name != "ses" {
+			return rotators.Permanent(fmt.Errorf("iam-key has no option %q; there is: ses=REGION", name))
+		}
+		i.ses = i.r.Settings.Options[name]
+	}
+	if s := i.r.Settings.Strategy; s != "" {
+		return rotators.Permanent(fmt.Errorf("iam-key has no strategies, so the tag rekey:strategy=%s means nothing here: remove it", s))
+	}
+	return nil
+}
+
+// ID reads the id, and sees to it that the value can hold another key.
+func (i *issuer) ID(v rotators.Secret) (string, error) {
+	fields := []string{fieldID, fieldSecret}
+	if i.ses != "" {
+		fields = append(fields, fieldSMTP)
+	}
+	var id string
+	for _, name := range fields {
+		f, err := v.Field(name)
+		if err != nil {
+			return "", err
+		}
+		if f.IsZero() || f.Reveal() == "" && name != fieldSMTP {
+			return "", rotators.Permanent(fmt.Errorf("the value has no field %q: an access key is a JSON object with the fields %s", name, strings.Join(fields, ", ")))
+		}
+		if name == fieldID {
+			id = f.Reveal()
+		}
+		// So that nothing is minted that could not be stored.
+		if _, err := v.Replace(name, rotators.NewSecret("x")); err != nil {
+			return "", err
+		}
+	}
+	return id, nil
+}
+
+// Settling is settling.
+func (i *issuer) Settling() time.Duration { return settling }
+
+// Mint makes a key. It is asked for once: a second call after a lost reply could make
+// a second key.
+func (i *issuer) Mint(ctx context.Context, _ string) (apikey.Key, error) {
+	client, err := i.iam(ctx)
+	if err != nil {
+		return apikey.Key{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxMint)
+	defer cancel()
+	out, err := client.CreateAccessKey(ctx, &iam.CreateAccessKeyInput{UserName: &i.user.name}, once)
+	if code(err) == "LimitExceeded" {
+		return apikey.Key{}, i.full(ctx, err)
+	}
+	if err != nil {
+		return apikey.Key{}, i.explain("CreateAccessKey", err)
+	}
+	id, secret := aws.ToString(out.AccessKey.AccessKeyId), aws.ToString(out.AccessKey.SecretAccessKey)
+	key := apikey.Key{ID: id, Fields: map[string]rotators.Secret{fieldID: rotators.NewSecret(id), fieldSecret: rotators.NewSecret(secret)}}
+	if i.ses != "" {
+		key.Fields[fieldSMTP] = smtpPassword(secret, i.ses)
+	}
+	return key, nil
+}
+
+// full names the keys there are.
+func (i *issuer) full(ctx context.Context, full error) error {
+	keys, err := i.keys(ctx)
+	if err != nil {
+		return errors.Join(fmt.Errorf("%w: %w", apikey.ErrFull, full), err)
+	}
+	recorded, err := i.recorded(ctx)
+	if err != nil {
+		return err
+	}
+	var others []string
+	for _, k := range keys {
+		if !slices.Contains(recorded, k.id) {
+			others = append(others, fmt.Sprintf("%s (%s, made at %s)", k.id, k.status, k.made.UTC().Format(time.RFC3339)))
+		}
+	}
+	if len(others) > 0 {
+		return rotators.Permanent(fmt.Errorf("%w: the user %q has two keys already, and the other one, %s, is none that this secret recorded or rekey is known to have made: find out who uses it, and delete it or give this application a user of its own", apikey.ErrFull, i.user.name, strings.Join(others, ", ")))
+	}
+	return fmt.Errorf("%w: %w; if IAM lists fewer than two keys of the user %q it is late, and the next try finds the other one", apikey.ErrFull, full, i.user.name)
+}
+
+// recorded returns the ids that the secret holds: of the current and the previous key.
+func (i *issuer) recorded(ctx context.Context) ([]string, error) {
+	current, err := i.ID(i.r.Current)
+	if err != nil {
+		return nil, err
+	}
+	previous, err := i.r.Previous(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id, err := previous.Field(fieldID)
+	if err != nil || id.IsZero() {
+		return []string{current}, nil // it holds no key
+	}
+	return []string{current, id.Reveal()}, nil
+}
+
+// Verify asks STS who it is that the key belongs to. The answer needs no permission,
+// and no policy can refuse it.
+func (i *issuer) Verify(ctx context.Context, v rotators.Secret) error {
+	who, err := i.identity(ctx, v)
+	if err != nil {
+		return err
+	}
+	if i.ses != "" {
+		secret, err := v.Field(fieldSecret)
+		smtp, smtpErr := v.Field(fieldSMTP)
+		if err := errors.Join(err, smtpErr); err != nil {
+			return err
+		}
+		// In a first value it may be empty: the first rotation fills it.
+		if smtp.Reveal() != "" && !smtp.Equal(smtpPassword(secret.Reveal(), i.ses)) {
+			return rotators.Refused(fmt.Errorf("%s is not the password that SES derives from the key in the region %s", fieldSMTP, i.ses))
+		}
+	}
+	if i.user != nil && who.arn != i.user.arn {
+		return rotators.Permanent(fmt.Errorf("the key belongs to %s, and the one that readers get to %s: a rotation stays with one user", who.arn, i.user.arn))
+	}
+	return nil
+}
+
+// identity finds out whose key a value holds.
+func (i *issuer) identity(ctx context.Context, v rotators.Secret) (*identity, error) {
+	cfg, err := i.as(v)
+	if err != nil {
+		return nil, err
+	}
+	out, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, nil)
+	if err != nil {
+		id, _ := i.ID(v)
+		if refused(err) {
+			return nil, rotators.Refused(fmt.Errorf("AWS does not accept the key %s: %s", id, code(err)))
+		}
+		return nil, fmt.Errorf("cannot tell whether AWS accepts the key %s: %w", id, err)
+	}
+	who, err := arn.Parse(aws.ToString(out.Arn))
+	path, isUser := strings.CutPrefix(who.Resource, "user/")
+	if err != nil || !isUser {
+		return nil, rotators.Permanent(fmt.Errorf("the key belongs to %s, and only those of IAM users can be rotated: give the application a user", aws.ToString(out.Arn)))
+	}
+	name := path[strings.LastIndex(path, "/")+1:]
+	if said, err := v.Field(fieldUser); err != nil {
+		return nil, err
+	} else if !said.IsZero() && said.Reveal() != name {
+		return nil, rotators.Permanent(fmt.Errorf("the field %s says %q, and the key belongs to %s: put one of them right", fieldUser, said.Reveal(), who))
+	}
+	return &identity{arn: who.String(), account: who.AccountID, name: name}, nil
+}
+
+// refused tells whether AWS said that a key is wrong. It says SignatureDoesNotMatch of a
+// clock that is wrong, too.
+func refused(err error) bool {
+	switch code(err) {
+	case "InvalidClientTokenId", "InvalidAccessKeyId", "AuthFailure", "UnrecognizedClientException":
+		return true
+	case "SignatureDoesNotMatch":
+		return !strings.Contains(err.Error(), "Signature expired") && !strings.Contains(err.Error(), "Signature not yet current")
+	}
+	return false
+}
+
+// as returns the configuration of who holds the key in a value.
+func (i *issuer) as(v rotators.Secret) (aws.Config, error) {
+	id, err := i.ID(v)
+	if err != nil {
+		return aws.Config{}, err
+	}
+	secret, err := v.Field(fieldSecret)
+	if err != nil {
+		return aws.Config{}, err
+	}
+	cfg := i.cfg.Copy()
+	cfg.Credentials = credentials.NewStaticCredentialsProvider(id, secret.Reveal(), "")
+	return cfg, nil
+}
+
+// Revoke disables a key and deletes it.
+func (i *issuer) Revoke(ctx context.Context, id string) error {
+	client, err := i.iam(ctx)
+	if err != nil {
+		return err
+	}
+	i.logLastUse(ctx, client, id)
+	if _, err := client.UpdateAccessKey(ctx, &iam.UpdateAccessKeyInput{UserName: &i.user.name, AccessKeyId: &id, Status: "Inactive"}); err != nil && code(err) != "NoSuchEntity" {
+		return i.explain("UpdateAccessKey", err)
+	}
+	if _, err := client.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: &i.user.name, AccessKeyId: &id}); err != nil && code(err) != "NoSuchEntity" {
+		return i.explain("DeleteAccessKey", err)
+	}
+	return nil
+}
+
+// iam returns a client that acts for the user whose keys are rotated: the user itself,
+// or the role that rekey:admin names. Either way a key that the secret holds has to work
+// first, because it alone says who the user is.
+func (i *issuer) iam(ctx context.Context) (*iam.Client, error) {
+	if i.client != nil {
+		return i.client, nil
+	}
+	holder, err := i.holder(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var cfg aws.Config
+	if admin := i.r.Settings.Admin; admin == "" {
+		cfg, err = i.as(holder)
+	} else {
+		cfg, err = i.assume(admin)
+	}
+	if err != nil {
+		return nil, err
+	}
+	i.client = iam.NewFromConfig(cfg)
+	return i.client, nil
+}
+
+// holder returns the value, of those the secret holds, whose key works, and keeps whose
+// it is: what readers get, else what is pending, else what they got before.
+func (i *issuer) holder(ctx context.Context) (rotators.Secret, error) {
+	values := []func(context.Context) (rotators.Secret, error){
+		func(context.Context) (rotators.Secret, error) { return i.r.Current, nil },
+		func(context.Context) (rotators.Secret, error) { return i.r.Pending, nil },
+		i.r.Previous,
+	}
+	var refused []error
+	for _, read := range values {
+		v, err := read(ctx)
+		if err != nil {
+			return rotators.Secret{}, err
+		}
+		if v.IsZero() {
+			continue
+		}
+		i.user, err = i.identity(ctx, v)
+		if err == nil {
+			return v, nil
+		}
+		if !rotators.IsRefused(err) {
+			return rotators.Secret{}, err
+		}
+		refused = append(refused, err)
+	}
+	// Not refused, as of the key that is asked about, but that nothing can be done.
+	return rotators.Secret{}, fmt.Errorf("no key that the secret holds works, so nothing says whose keys to rotate; if it stays so, make a key for the user and store it by hand: %s", errors.Join(refused...))
+}
+
+// assume returns the configuration of the role of that ARN.
+func (i *issuer) assume(admin string) (aws.Config, error) {
+	role, err := arn.Parse(admin)
+	if err != nil || role.Service != "iam" || !strings.HasPrefix(role.Resource, "role/") {
+		return aws.Config{}, rotators.Permanent(fmt.Errorf("rekey:admin=%s is not the ARN of a role, and iam-key has no other admins: name one, or none, and the key rotates itself", admin))
+	}
+	if role.AccountID != i.user.account {
+		return aws.Config{}, rotators.Permanent(fmt.Errorf("the role %s is of another account than the user %s, and there a user of the same name would be somebody else", admin, i.user.arn))
+	}
+	cfg := i.cfg.Copy()
+	cfg.Credentials = aws.NewCredentialsCache(&assumed{client: sts.NewFromConfig(i.cfg), role: admin})
+	return cfg, nil
+}
+
+// assumed are the credentials of a role.
+type assumed struct {
+	client *sts.Client
+	role   string
+}
+
+func (a *assumed) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	out, err := a.client.AssumeRole(ctx, &sts.AssumeRoleInput{RoleArn: &a.role, RoleSessionName: aws.String("rekey")})
+	if err != nil {
+		return aws.Credentials{}, fmt.Errorf("assuming the role %s, which rekey:admin names: %w", a.role, err)
+	}
+	c := out.Credentials
+	return aws.Credentials{
+		AccessKeyID: aws.ToString(c.AccessKeyId), SecretAccessKey: aws.ToString(c.SecretAccessKey), SessionToken: aws.ToString(c.SessionToken),
+		CanExpire: true, Expires: aws.ToTime(c.Expiration),
+	}, nil
+}
+
+// explain says what to do about an error of IAM's.
+func (i *issuer) explain(operation string, err error) error {
+	who := i.user.arn
+	if i.r.Settings.Admin != "" {
+		who = i.r.Settings.Admin
+	}
+	if code(err) == "AccessDenied" {
+		return rotators.Permanent(fmt.Errorf("%s may not call iam:%s for the user %q; see the policy in docs/rotators/iamkey.md: %w", who, operation, i.user.name, err))
+	}
+	return fmt.Errorf("iam:%s for the user %q: %w", operation, i.user.name, err)
+}
+
+// code is AWS's code of an error; "" if AWS said nothing.
+func code(err error) string {
+	if said := smithy.APIError(nil); errors.As(err, &said) {
+		return said.ErrorCode()
+	}
+	return ""
+}
+
+// once has a call made one time only.
+func once(o *iam.Options) { o.Retryer = aws.NopRetryer{} }
+
+// smtpPassword derives the password for the SMTP interface of SES from a secret key, as
+// the developer guide of SES says. The user name is the id of the key.
+func smtpPassword(secret, region string) rotators.Secret {
+	sum := []byte("AWS4" + secret)
+	for _, part := range []string{"11111111", region, "ses", "aws4_request", "SendRawEmail"} {
+		mac := hmac.New(sha256.New, sum)
+		mac.Write([]byte(part))
+		sum = mac.Sum(nil)
+	}
+	return rotators.NewSecret(base64.StdEncoding.EncodeToString(append([]byte{4}, sum...)))
+}
