@@ -114,7 +114,8 @@ func (s *MySQLServer) Log() string {
 	return all.String()
 }
 
-// Exec runs statements as the admin, over the server's socket, unlogged.
+// Exec runs statements as the admin, over the server's socket, unlogged, and with an
+// empty sql_mode.
 func (s *MySQLServer) Exec(ctx context.Context, statements ...string) error {
 	conn, err := s.connect(ctx)
 	if err != nil {
@@ -192,7 +193,7 @@ func (s *MySQLServer) config() *mysql.Config {
 
 func (s *MySQLServer) connect(ctx context.Context) (driver.Conn, error) {
 	cfg := s.config()
-	cfg.Params = map[string]string{"sql_log_off": "1"}
+	cfg.Params = map[string]string{"sql_log_off": "1", "sql_mode": "''", "sql_quote_show_create": "1"}
 	return connectMySQL(ctx, cfg)
 }
 

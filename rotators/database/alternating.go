@@ -54,7 +54,7 @@ func (a *attempt) changeTwin(ctx context.Context) error {
 	var held Login
 	if exists {
 		held, err = a.possess(ctx, a.pending)
-		if errors.Is(err, ErrLocked) {
+		if errors.Is(err, ErrLocked) && !a.wasFinished(ctx, held) {
 			// A twin that was not finished. There is nothing to put back.
 			a.proofs = append(a.proofs, proof{login: held})
 			held, err = Login{}, nil
@@ -67,4 +67,22 @@ func (a *attempt) changeTwin(ctx context.Context) error {
 	return a.change(ctx, session, held, func() error {
 		return twinner.EnsureTwin(ctx, a.current.User, a.pending.User, a.pending.Password)
 	})
+}
+
+// wasFinished tells whether a locked twin once was: readers have had the password that
+// is right, or it has taken the place of theirs. Then somebody has locked it, and had a
+// reason.
+func (a *attempt) wasFinished(ctx context.Context, held Login) bool {
+	if held.Password.Equal(a.retired(a.current.Password, a.pending.User)) {
+		return true
+	}
+	if a.r.Previous == nil {
+		return false
+	}
+	previous, err := a.r.Previous(ctx)
+	if err != nil {
+		return true
+	}
+	was, err := a.login(previous)
+	return err == nil && was.sameAccount(a.pending) && was.Password.Equal(held.Password)
 }

@@ -86,10 +86,11 @@ type Twinner interface {
 	// EnsureTwin creates the twin if there is none, gives it the rights and
 	// settings that base has now, and checks that; then it sets the password. A
 	// twin to which somebody gave powers that base has not, beyond rights on single
-	// objects, is refused with a permanent error. It may run again, and runs at
-	// every rotation to the twin. A failure at any point leaves no twin that logs
-	// in with this password and lacks a right. Its errors are as those of
-	// SetPasswords. The session is an admin's.
+	// objects, is refused with a permanent error; where rights are copied, so that
+	// the twin may have them from when base had them, they are taken from it. It may
+	// run again, and runs at every rotation to the twin. A failure at any point
+	// leaves no twin that logs in with this password and lacks a right. Its errors
+	// are as those of SetPasswords. The session is an admin's.
 	EnsureTwin(ctx context.Context, base, twin string, password rotators.Secret) error
 	// ProveTwin checks, in a session of the twin, that the twin acts with base's
 	// rights, and gives base what the twin owns in the database of the session.

@@ -24,17 +24,20 @@ const (
 	deniedAccess         = 1045
 	unknownDatabase      = 1049
 	serverShutdown       = 1053
+	unknownColumn        = 1054
 	syntaxError          = 1064
 	hostBlocked          = 1129
 	hostNotAllowed       = 1130
 	deniedTable          = 1142
 	deniedColumn         = 1143
+	unknownTable         = 1146
 	tooManyUserSessions  = 1203
 	lockWaitTimeout      = 1205
 	deadlock             = 1213
 	resourceLimit        = 1226
 	deniedPrivilege      = 1227
 	optionPrevents       = 1290
+	unknownRoutine       = 1305
 	deniedRoutine        = 1370
 	operationFailed      = 1396
 	deniedGrant          = 1410
@@ -195,9 +198,11 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 		case weakPassword:
 			return rotators.Permanent(because("the server's password policy does not take the new password: say in rekey:password how passwords must be, or have an admin rotate; it said: %s", my.Message))
 		case passwordHistory:
-			return rotators.Permanent(because("the account's password history stands in the way: ALTER USER .. PASSWORD HISTORY 0 PASSWORD REUSE INTERVAL 0 DAY, since generated passwords do not repeat; it said: %s", my.Message))
+			return rotators.Permanent(because("the account's password history stands in the way: ALTER USER .. PASSWORD HISTORY 0 PASSWORD REUSE INTERVAL 0 DAY, since generated passwords do not repeat, or name an admin in rekey:admin; it said: %s", my.Message))
 		case wrongReplaced, needsReplaced:
 			return because("another session changed the user's password at the same moment, or it must be told the one it replaces: rotate again, and if that does not help have an admin rotate; the server said: %s", my.Message)
+		case unknownTable, unknownColumn, unknownRoutine:
+			return rotators.Permanent(because("the first of two alternating users has a right on what is no longer there, which the server gives to nobody else: REVOKE it; the server said: %s", my.Message))
 		case lockWaitTimeout, deadlock, operationFailed:
 			return because("another session may have changed the user at the same moment, so this change was not made: rotate again; the server said: %s", my.Message)
 		}

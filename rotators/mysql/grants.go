@@ -153,6 +153,19 @@ func (g grants) lack(other grants) grants {
 	return lacking
 }
 
+// less is what is left of these grants without others.
+func (g grants) less(other grants) grants {
+	left := grants{}
+	for on, privileges := range g {
+		for p := range privileges {
+			if !other[on][p] {
+				left[on] = set(left[on], p)
+			}
+		}
+	}
+	return left
+}
+
 // missing is what other grants have and these do not have in the same words.
 func (g grants) missing(other grants) grants {
 	missing := grants{}

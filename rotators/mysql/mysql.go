@@ -24,11 +24,17 @@
 // MariaDB gets a hash of a new password, and so does MySQL from an admin. A MySQL
 // user that changes its own password must send it, by TLS, and the server writes
 // <secret> in its place into its logs. Accounts are rotated that log in by
-// mysql_native_password or caching_sha2_password, and keep to theirs.
+// mysql_native_password or caching_sha2_password, and keep to theirs. Without TLS a
+// MySQL user does not change itself, and a caching_sha2_password account is not
+// changed at all.
 //
 // Two passwords at once are two ways to log in on MariaDB. On MySQL they are a
 // primary and a secondary, and what is done depends on which is which at the time;
-// sessions of rekey take turns at it by a lock on the server (GET_LOCK).
+// sessions of rekey take turns at it by a lock on the server (GET_LOCK). A password
+// that MySQL checks at the very moment at which it is withdrawn may be accepted once
+// more (seen with 9.7, whose memory of it outlives it), which fails a retirement; the
+// next run withdraws it again. Where PASSWORD HISTORY is on, a MySQL user cannot retire
+// a password of its own, and an admin can.
 //
 // # Alternating users
 //

@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -40,12 +42,16 @@ var printable = func() string {
 	return string(all)
 }()
 
+// longest is how long a user's name can be.
+func longest() int {
+	if mariaDB {
+		return maxMariaDBUser
+	}
+	return maxMySQLUser
+}
+
 // odd are users and passwords that quoting, encoding or lengths could spoil.
 func odd() []struct{ name, user, password string } {
-	longest := maxMariaDBUser
-	if !mariaDB {
-		longest = maxMySQLUser
-	}
 	return []struct{ name, user, password string }{
 		{"ordinary", "app", "correct horse"},
 		{"quotes", `o'br"i` + "`en", `'"` + "`" + `'' OR 1=1 -- `},
@@ -54,7 +60,7 @@ func odd() []struct{ name, user, password string } {
 		{"spaces", "a b", " c  d "},
 		{"URL characters", `u:s/e@r?#&+`, `p:w/@d?#&=+;`},
 		{"Unicode", "ünï名😀"[:len("ünï名")], "pässwörd名😀"},
-		{"the longest name", strings.Repeat("long", longest/4), strings.Repeat("long", 20)},
+		{"the longest name", strings.Repeat("long", longest()/4), strings.Repeat("long", 20)},
 		{"every printable character", "printable", printable},
 		{"a word of SQL", "current_user", "NULL"},
 	}
@@ -76,8 +82,11 @@ func TestRotate(t *testing.T) {
 				if back := with(t, pending, c.password); !back.Equal(with(t, v, c.password)) {
 					t.Error("more than the password was changed")
 				}
-				log := secure.Log()
-				if !strings.Contains(log, "SET PASSWORD") {
+				log, statement := secure.Log(), "SET PASSWORD"
+				if !mariaDB {
+					statement = "IDENTIFIED BY <secret>"
+				}
+				if !strings.Contains(log, statement) {
 					t.Error("the log does not hold the statement, so it proves nothing")
 				}
 				without(t, log, password(t, pending))
@@ -90,12 +99,16 @@ func TestRotate(t *testing.T) {
 // and has it take two of them, twice, then one. Each time exactly these are taken,
 // and at no time is the last one refused that had been taken before.
 func TestTwoPasswords(t *testing.T) {
-	const a, b, c = `new '"\ password`, `readers' password\`, `a "third" one`
+	a, b, c := printable, `readers' password\`, `a "third" one`
 	secrets := []rotators.Secret{rotators.NewSecret(a), rotators.NewSecret(b)}
-	for _, start := range [][]string{{b}, {b, c}, {c, b}, {a, b}, {b, a}, {a}, {a, c}, {c, a}, {c}} {
+	user := strings.Repeat(`o'two\`, longest())[:longest()]
+	for _, letters := range []string{"b", "bc", "cb", "ab", "ba", "a", "ac", "ca", "c"} {
 		for _, by := range []string{"the user", "an admin"} {
-			t.Run(fmt.Sprintf("%q by %s", start, by), func(t *testing.T) {
-				const user = `o'two\user`
+			t.Run(letters+" by "+by, func(t *testing.T) {
+				var start []string
+				for letter := range strings.SplitSeq(letters, "") {
+					start = append(start, map[string]string{"a": a, "b": b, "c": c}[letter])
+				}
 				newAccount(t, account{user, "%"}, start[len(start)-1])
 				mayKeepTwo(t, user)
 				begin(t, account{user, "%"}, start)
@@ -129,6 +142,140 @@ func TestTwoPasswords(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestOwnPasswordsOfMySQL has a user without an admin leave itself one password, of two
+// that its login does not tell apart.
+func TestOwnPasswordsOfMySQL(t *testing.T) {
+	if mariaDB {
+		return // it has no primary password
+	}
+	for _, c := range []struct {
+		name  string
+		start []string // the primary first
+		login string
+		grant bool
+		want  want     // the zero one: no error
+		taken []string // after
+	}{
+		{"the older one, and the server wants to be told the newer", []string{"new", "old"}, "old", true, want{}, []string{"new"}},
+		{"the newer one, and the server wants to be told it", []string{"old", "new"}, "old", true, want{}, []string{"new"}},
+		{"what it logged in with, which it may not withdraw", []string{"somebody's", "old"}, "old", false,
+			want{text: "may not make this change: .*APPLICATION_PASSWORD_ADMIN", permanent: true}, []string{"old", "somebody's"}},
+		{"and what it logged in with is its only one", []string{"old"}, "old", false, want{}, []string{"new"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := account{"own", "%"}
+			newAccount(t, a, c.start[0])
+			begin(t, a, c.start)
+			if c.grant {
+				mayKeepTwo(t, a.user)
+				exec(t, "ALTER USER own PASSWORD REQUIRE CURRENT")
+			}
+			err := open(t, a.user, c.login).SetPasswords(t.Context(), a.user, rotators.NewSecret("new"))
+			if c.want.text != "" {
+				c.want.check(t, err, "somebody's")
+			} else if err != nil {
+				t.Error(err)
+			}
+			if got := takes(t, a.user, "new", "old", "somebody's"); !slices.Equal(got, c.taken) {
+				t.Errorf("the server takes %q, want %q", got, c.taken)
+			}
+		})
+	}
+}
+
+// TestTwoAttempts has two attempts give one user a second password, each its own. The
+// first stands before each packet that it sends while the second goes as far as it
+// can. What readers have is accepted throughout, and the second attempt finds its way
+// when it runs again.
+func TestTwoAttempts(t *testing.T) {
+	t.Parallel()
+	admin := newAdmin(t, "attempts_admin")
+	for by, settings := range map[string]rotators.Settings{
+		"the user": {Strategy: "overlap"}, "an admin": {Strategy: "overlap", Admin: "the-admin"},
+	} {
+		t.Run(by, func(t *testing.T) {
+			t.Parallel()
+			watcher := open(t, "attempts_admin", "the admin's password")
+			for stand := 1; ; stand++ {
+				user := fmt.Sprintf("attempted_%d", users.Add(1))
+				current := newUser(t, user, "readers' password")
+				mayKeepTwo(t, user)
+				set := func(o *Options, fresh string) error {
+					return New(awsConfig, o).Set(context.Background(), rotators.Rotation{Current: current, Pending: with(t, current, fresh), Settings: settings,
+						Lookup: func(context.Context, string) (rotators.Secret, error) { return admin, nil }})
+				}
+				// What the server has stored: once more MySQL takes a password that it was
+				// checking while it was replaced.
+				all := []string{"readers' password", "the first's", "the second's"}
+				stored := func(passwords ...string) (has []string) {
+					rows, err := watcher.rows(t.Context(), user)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, p := range passwords {
+						if rows[0].has(rotators.NewSecret(p)) {
+							has = append(has, p)
+						}
+					}
+					return has
+				}
+				second := make(chan error, 1)
+				sent, met := 0, false
+				// The one goroutine that rotates also sends.
+				first := set(&Options{Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+					c, err := new(net.Dialer).DialContext(ctx, network, addr)
+					return sender{c, func() {
+						if sent++; met && len(stored(all[0])) == 0 {
+							t.Errorf("before packet %d, and at %d: the server refuses what readers have", stand, sent)
+						}
+						if sent != stand {
+							return
+						}
+						met = true
+						done := make(chan struct{})
+						go func() {
+							defer close(done)
+							second <- set(nil, "the second's")
+						}()
+						select {
+						case <-done:
+						case <-time.After(200 * time.Millisecond): // it waits for a lock
+						}
+					}}, err
+				}}, "the first's")
+				if !met {
+					break
+				}
+				for _, err := range []error{first, <-second} {
+					if rotators.IsRefused(err) {
+						t.Errorf("before packet %d: a refusal, of no password that was wrong: %v", stand, err)
+					}
+				}
+				if got := stored(all...); !slices.Contains(got, all[0]) || len(got) > 2 {
+					t.Fatalf("before packet %d: the server takes %q (%v)", stand, got, first)
+				}
+				if err := set(nil, "the second's"); err != nil {
+					t.Fatalf("before packet %d: %v", stand, err)
+				}
+				if got := stored(all...); !slices.Equal(got, []string{all[0], all[2]}) {
+					t.Fatalf("before packet %d: the server takes %q after the second ran again", stand, got)
+				}
+			}
+		})
+	}
+}
+
+// sender is a connection that calls before ahead of everything it sends.
+type sender struct {
+	net.Conn
+	before func()
+}
+
+func (s sender) Write(p []byte) (int, error) {
+	s.before()
+	return s.Conn.Write(p)
 }
 
 // begin gives an account one password or two, the first as MySQL's primary.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -86,6 +87,33 @@ func TestWithoutTLS(t *testing.T) {
 	}
 	err := New(awsConfig, nil).Test(t.Context(), rotators.Rotation{Pending: current})
 	want{text: `asks for the password of user "bare" itself, which is not sent without TLS: remove "ssl": false`, permanent: true}.check(t, err, "before")
+
+	// It has no more to ask of a user whom it has just seen, and would get a new password.
+	if !accepts(t, value("bare", "before")) {
+		t.Fatal("the user cannot log in")
+	}
+	err = New(awsConfig, nil).Set(t.Context(), rotators.Rotation{Current: current, Pending: with(t, current, "after")})
+	want{text: `user "bare" cannot do without TLS: remove "ssl": false from the secret, or name an admin`, permanent: true}.check(t, err, "before", "after")
+	admin := newAdmin(t, "bare_admin")
+	untried := `'bare'@'%' logs in by caching_sha2_password, which without TLS .* nothing was changed: remove "ssl": false`
+	for strategy, text := range map[string]string{"single-user": untried, "alternating-users": untried, "overlap": "is not sent without TLS"} {
+		if !accepts(t, value("bare", "before")) {
+			t.Fatal("the user cannot log in")
+		}
+		r := rotators.Rotation{Current: current, Settings: rotators.Settings{Strategy: strategy, Admin: "the-admin"},
+			Lookup: func(context.Context, string) (rotators.Secret, error) { return admin, nil }}
+		if r.Pending, err = New(awsConfig, nil).Create(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		err = New(awsConfig, nil).Set(t.Context(), r)
+		want{text: text, permanent: true}.check(t, err, "before", password(t, r.Pending))
+		if got := takes(t, "bare", "before", password(t, r.Pending)); !slices.Equal(got, []string{"before"}) {
+			t.Errorf("%s: the server takes %q", strategy, got)
+		}
+	}
+	if query(t, "SELECT User FROM mysql.user WHERE User = 'bare_clone'") != "" {
+		t.Error("there is a twin")
+	}
 }
 
 // TestFalseServer answers logins without TLS as somebody would who wants to learn the
@@ -203,6 +231,34 @@ func TestDeadline(t *testing.T) {
 				t.Error("the caller's time was used up")
 			}
 		})
+	}
+}
+
+// TestUnlock gives a lock back to a server that no longer answers. Nobody waits for it.
+func TestUnlock(t *testing.T) {
+	t.Parallel()
+	newUser(t, "unlocking", "a password")
+	s := open(t, "unlocking", "a password")
+	unlock, err := s.lock(t.Context(), "somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	go func() { _, _ = io.Copy(io.Discard, theirs) }()
+	_ = s.wire.Conn.Close()
+	s.wire.Conn = ours
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		unlock()
+	}()
+	select {
+	case <-done:
+	case <-time.After(5 * maxGoodbye):
+		t.Error("it waits for ever")
+		_ = ours.Close()
+		<-done
 	}
 }
 

@@ -33,6 +33,7 @@ type session struct {
 type proof struct {
 	account   string // that logged in; "" if it is locked
 	passwords []rotators.Secret
+	plaintext bool // the login was without TLS
 }
 
 var _ database.Accounts = (*session)(nil)
@@ -47,6 +48,7 @@ func (s *session) Hold(held database.Login, host string) {
 	}
 	p := s.proofs[held.User]
 	p.passwords = append(p.passwords, held.Password)
+	p.plaintext = held.Plaintext
 	if host != "" {
 		p.account = host
 	}
@@ -148,7 +150,12 @@ func (s *session) lock(ctx context.Context, user string) (unlock func(), err err
 	if rows[0][0] != "1" {
 		return nil, fmt.Errorf("another session has been changing user %q for %d seconds: rotate again", user, maxTurn)
 	}
-	return func() { _, _ = s.query(context.WithoutCancel(ctx), "DO RELEASE_LOCK("+name+")") }, nil
+	return func() {
+		// The end of the session releases it too.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxGoodbye)
+		defer cancel()
+		_, _ = s.query(ctx, "DO RELEASE_LOCK("+name+")")
+	}, nil
 }
 
 // run runs statements one after the other.
@@ -214,31 +221,54 @@ func list(accounts []account) string {
 
 // setOwnMySQL sets the passwords of the session's own account. A user may not see
 // which of them is the primary. REPLACE, which gives the primary and fails if it is
-// another, makes sure.
+// another, makes sure. The server wants all of them as they are, and hashes them
+// itself.
 func (s *session) setOwnMySQL(ctx context.Context, accept []rotators.Secret) error {
+	if s.login.Plaintext {
+		return rotators.Permanent(fmt.Errorf("a MySQL user that changes its own password must send it, which user %q cannot do without TLS: remove \"ssl\": false from the secret, or name an admin in rekey:admin, who sends a hash", s.login.User))
+	}
 	set := func(p rotators.Secret, more string) error {
 		return s.run(ctx, "ALTER USER USER() IDENTIFIED BY "+quoteText(p.Reveal())+more)
 	}
 	replacing := func(p rotators.Secret) string { return " REPLACE " + quoteText(p.Reveal()) }
+	const retain = " RETAIN CURRENT PASSWORD"
 	if len(accept) == 1 {
 		a := accept[0]
-		err := set(a, "")
-		if says(err, needsReplaced) {
-			err = set(a, replacing(s.latest))
+		err := set(a, replacing(s.latest))
+		two := false
+		if says(err, wrongReplaced) {
+			// The login was by the secondary, or by a password that another session has
+			// replaced, before or since: the server remembers one that it was checking
+			// meanwhile. A login with the new one has it forget that.
+			if _, err = s.accepts(ctx, a); err == nil {
+				two, err = s.accepts(ctx, s.latest)
+			}
+			if err != nil {
+				return err
+			}
+			more := ""
+			if two {
+				// Who may not withdraw a password may not retain one either, and is told so
+				// before anything has changed.
+				more = retain
+			}
+			if err = set(a, more); says(err, needsReplaced) {
+				err = set(a, replacing(a)+more)
+			}
 		}
 		if err != nil {
 			return explainChange(ctx, err, s.login)
 		}
 		s.latest = a
-		// Who may not do this has not been able to make a second password either.
-		if err := s.run(ctx, "ALTER USER USER() DISCARD OLD PASSWORD"); !says(err, deniedPrivilege) {
-			return explainChange(ctx, err, s.login)
+		err = s.run(ctx, "ALTER USER USER() DISCARD OLD PASSWORD")
+		if says(err, deniedPrivilege) && !two {
+			// Who may not do this has not been able to make a second password either.
+			return nil
 		}
-		return nil
+		return explainChange(ctx, err, s.login)
 	}
 
 	a, b := accept[0], accept[1]
-	const retain = " RETAIN CURRENT PASSWORD"
 	err := set(a, replacing(b)+retain)
 	if says(err, wrongReplaced) {
 		var hasA, hasB bool
@@ -301,6 +331,9 @@ func (s *session) setByAdmin(ctx context.Context, user string, accept []rotators
 	if len(other) > 0 {
 		return otherMethod(other...)
 	}
+	if err := s.canBeTried(user, chosen); err != nil {
+		return err
+	}
 	if s.isMariaDB() {
 		var each []string
 		for _, r := range chosen {
@@ -318,6 +351,18 @@ func (s *session) setByAdmin(ctx context.Context, user string, accept []rotators
 		return explainChange(ctx, err, s.login)
 	}
 	s.remember(user, accept)
+	return nil
+}
+
+// canBeTried refuses to change a password that could not be tried then: without TLS the
+// server lets those in by caching_sha2_password whom it has in memory, and a change has
+// it forget them.
+func (s *session) canBeTried(user string, accounts []row) error {
+	for _, r := range accounts {
+		if s.proofs[user].plaintext && r.method == cachingSHA2 {
+			return rotators.Permanent(fmt.Errorf("the account %s logs in by %s, which without TLS takes a new password only if it is sent, so nothing was changed: remove \"ssl\": false from the secret", r.account, cachingSHA2))
+		}
+	}
 	return nil
 }
 

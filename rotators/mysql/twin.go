@@ -59,6 +59,9 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 			return otherMethod(b.account)
 		}
 	}
+	if err := s.canBeTried(base, bases); err != nil {
+		return err
+	}
 	var changes []change
 	for _, b := range bases {
 		c, err := s.plan(ctx, b, twin, twins)
@@ -119,11 +122,20 @@ func (s *session) plan(ctx context.Context, base row, twin string, twins []row) 
 	}
 	want := allowed
 	if !s.isMariaDB() {
+		if err := s.passesOn(ctx, base.account, allowed); err != nil {
+			return c, err
+		}
 		want = grants{roles: {base.sql(): true}}
 		allowed = maps.Clone(allowed)
 		allowed[roles] = maps.Clone(allowed[roles])
 		allowed[roles] = set(allowed[roles], base.sql())
 		is.defaultRole = base.sql()
+		// A role passes on everything but whose proxy it may be.
+		for on := range allowed {
+			if isAccount(on) {
+				want[on] = allowed[on]
+			}
+		}
 	}
 	var have grants
 	var has attributes
@@ -138,7 +150,8 @@ func (s *session) plan(ctx context.Context, base row, twin string, twins []row) 
 	}
 	more, powers := allowed.lack(have), grants{}
 	for on := range more {
-		if on == everywhere || isAccount(on) {
+		// On MariaDB the twin may have them from here, from when base had them too.
+		if on == everywhere && !s.isMariaDB() || isAccount(on) {
 			powers[on] = more[on]
 			delete(more, on)
 		}
@@ -148,14 +161,36 @@ func (s *session) plan(ctx context.Context, base row, twin string, twins []row) 
 		return c, rotators.Permanent(fmt.Errorf("the twin %s has powers that %s has not: %s, then rotate again", c.twin, base.account, strings.Join(powers.revoke(c.twin), "; ")))
 	}
 	// First what is too much, which may stand for what there is to give.
-	c.statements = append(more.revoke(c.twin), have.missing(want).grant(c.twin)...)
+	c.statements = append(more.revoke(c.twin), have.less(more).missing(want).grant(c.twin)...)
 	if has.options != is.options {
+		if len(c.now.hashes) > 0 {
+			c.statements = append(c.statements, has.unset(c.twin)...)
+		}
 		c.statements = append(c.statements, "ALTER USER "+c.twin.sql()+is.options)
 	}
 	if has.defaultRole != is.defaultRole && (is.defaultRole != "" || has.defaultRole != "") {
 		c.statements = append(c.statements, s.setDefaultRole(is.defaultRole, c.twin))
 	}
 	return c, nil
+}
+
+// passesOn refuses rights that MySQL loses where an account is a role. Seen with 9.7:
+// those on single routines, if the server quotes names otherwise than by backticks.
+func (s *session) passesOn(ctx context.Context, base account, allowed grants) error {
+	for on := range allowed {
+		if !strings.HasPrefix(on, "PROCEDURE ") && !strings.HasPrefix(on, "FUNCTION ") {
+			continue
+		}
+		rows, err := s.query(ctx, "SELECT FIND_IN_SET('ANSI_QUOTES', @@global.sql_mode) = 0 AND @@global.sql_quote_show_create")
+		if err != nil {
+			return explainChange(ctx, err, s.login)
+		}
+		if rows[0][0] != "1" {
+			return rotators.Permanent(fmt.Errorf("the account %s has rights on single routines, which MySQL does not let another account have from it where the server's sql_mode has ANSI_QUOTES or sql_quote_show_create is off: grant it EXECUTE on the database instead, or set rekey:strategy to overlap", base))
+		}
+		return nil
+	}
+	return nil
 }
 
 func (s *session) setDefaultRole(role string, a account) string {
@@ -197,7 +232,7 @@ func (s *session) finish(ctx context.Context, bases []row, twin string, password
 	if err != nil {
 		return err
 	}
-	var each []string
+	var each, discards []string
 	for _, b := range bases {
 		c, err := s.plan(ctx, b, twin, twins)
 		if err != nil {
@@ -207,17 +242,32 @@ func (s *session) finish(ctx context.Context, bases []row, twin string, password
 			return rotators.Permanent(fmt.Errorf("the twin %s could not be given the rights of %s; what did not last is: %s", c.twin, b.account, strings.Join(c.statements, "; ")))
 		}
 		if len(c.now.hashes) > 1 && !s.isMariaDB() {
-			if err := s.run(ctx, "ALTER USER "+c.twin.sql()+" DISCARD OLD PASSWORD"); err != nil {
-				return explainChange(ctx, err, s.login)
-			}
+			// Last, because it may be what proves to another run whose the twin is.
+			discards = append(discards, "ALTER USER "+c.twin.sql()+" DISCARD OLD PASSWORD")
 		}
 		each = append(each, c.twin.sql()+s.identified(b.method, password))
 	}
-	return explainChange(ctx, s.run(ctx, "ALTER USER "+strings.Join(each, ", ")+" ACCOUNT UNLOCK"), s.login)
+	statements := append([]string{"ALTER USER " + strings.Join(each, ", ") + " ACCOUNT UNLOCK"}, discards...)
+	return explainChange(ctx, s.run(ctx, statements...), s.login)
 }
 
 // attributes is what an account is besides its grants and passwords, as SQL.
 type attributes struct{ options, defaultRole string }
+
+// unset lists the statements that take limits from an account that setting another's
+// options would leave: MySQL does not show a limit that is not there, so that what it
+// shows of the other takes none away.
+func (a attributes) unset(from account) (statements []string) {
+	for _, limits := range []struct{ shown, none string }{
+		{" WITH MAX_", " WITH MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0 MAX_CONNECTIONS_PER_HOUR 0 MAX_USER_CONNECTIONS 0"},
+		{" FAILED_LOGIN_ATTEMPTS ", " FAILED_LOGIN_ATTEMPTS 0 PASSWORD_LOCK_TIME 0"},
+	} {
+		if _, _, ok := cut(a.options, limits.shown); ok {
+			statements = append(statements, "ALTER USER "+from.sql()+limits.none)
+		}
+	}
+	return statements
+}
 
 func (s *session) attributes(ctx context.Context, r row) (attributes, error) {
 	if s.isMariaDB() {

@@ -23,11 +23,12 @@ func newShop(t *testing.T, shop string) rotators.Secret {
 		fmt.Sprintf("CREATE PROCEDURE %s.sell(n int) SQL SECURITY INVOKER INSERT INTO %[1]s.sold VALUES (n)", shop),
 		fmt.Sprintf("CREATE ROLE %s_clerk", shop), fmt.Sprintf("CREATE ROLE %s_auditor", shop),
 		fmt.Sprintf("GRANT INSERT, SELECT ON %s.sold TO %[1]s_clerk", shop),
+		fmt.Sprintf("CREATE USER %s_front", shop),
 	)
 	t.Cleanup(func() {
-		exec(t, "DROP DATABASE "+shop, fmt.Sprintf("DROP ROLE %s_clerk, %[1]s_auditor", shop))
+		exec(t, "DROP DATABASE "+shop, fmt.Sprintf("DROP ROLE %s_clerk, %[1]s_auditor", shop), fmt.Sprintf("DROP USER %s_front", shop))
 	})
-	admin := newAdmin(t, shop+"_admin", fmt.Sprintf("SELECT, INSERT, UPDATE, DELETE, EXECUTE ON %s.*", shop), "PROCESS ON *.*")
+	admin := newAdmin(t, shop+"_admin", fmt.Sprintf("SELECT, INSERT, UPDATE, DELETE, EXECUTE ON %s.*", shop), "PROCESS ON *.*", fmt.Sprintf("PROXY ON %s_front", shop))
 	if mariaDB {
 		exec(t, fmt.Sprintf("GRANT %s_clerk TO %[1]s_admin WITH ADMIN OPTION", shop), fmt.Sprintf("GRANT %s_auditor TO %[1]s_admin WITH ADMIN OPTION", shop),
 			fmt.Sprintf("GRANT UPDATE ON mysql.* TO %s_admin", shop))
@@ -45,6 +46,7 @@ func newBase(t *testing.T, shop, name string) rotators.Secret {
 		fmt.Sprintf("GRANT SELECT ON %s.`odd `` TO name` TO %s", shop, a),
 		fmt.Sprintf("GRANT EXECUTE ON PROCEDURE %s.sell TO %s", shop, a),
 		fmt.Sprintf("GRANT %s_clerk TO %s", shop, a), fmt.Sprintf("GRANT %s_auditor TO %s", shop, a),
+		fmt.Sprintf("GRANT PROXY ON %s_front TO %s", shop, a),
 		fmt.Sprintf("ALTER USER %s REQUIRE SSL WITH MAX_USER_CONNECTIONS 50", a),
 	)
 	if mariaDB {
@@ -99,6 +101,11 @@ func alternate(t *testing.T, admin, current, previous rotators.Secret) (rotators
 func TestTwinKeepsUp(t *testing.T) {
 	admin := newShop(t, "keeps")
 	base := newBase(t, "keeps", `o'keeper`)
+	b := account{`o'keeper`, "%"}.sql()
+	exec(t, "CREATE TABLE keeps.stock (id int)", "GRANT ALL ON keeps.stock TO keeps_admin WITH GRANT OPTION", "GRANT ALL ON keeps.stock TO "+b, "GRANT PROCESS ON *.* TO "+b)
+	if !mariaDB {
+		exec(t, "ALTER USER "+b+" FAILED_LOGIN_ATTEMPTS 9 PASSWORD_LOCK_TIME 9")
+	}
 	first, err := alternate(t, admin, base, rotators.Secret{})
 	if err != nil {
 		t.Fatal(err)
@@ -110,10 +117,19 @@ func TestTwinKeepsUp(t *testing.T) {
 		t.Errorf("WITH GRANT OPTION is lost: %v", err)
 	}
 
-	b := account{`o'keeper`, "%"}.sql()
+	for _, line := range strings.Split(query(t, "SHOW GRANTS FOR "+b), "\n") {
+		if twin := strings.ReplaceAll(line, b, account{`o'keeper_clone`, "%"}.sql()); strings.Contains(line, "PROXY") && !strings.Contains(query(t, "SHOW GRANTS FOR 'o''keeper_clone'"), twin) {
+			t.Errorf("the twin lacks %s", twin)
+		}
+	}
+
 	lost := []string{"REVOKE SELECT (price) ON keeps.goods FROM " + b, "REVOKE GRANT OPTION ON keeps.goods FROM " + b,
-		"REVOKE EXECUTE ON PROCEDURE keeps.sell FROM " + b, "REVOKE keeps_auditor FROM " + b}
-	exec(t, append(lost, "GRANT DELETE ON keeps.goods TO "+b, "ALTER USER "+b+" WITH MAX_USER_CONNECTIONS 9")...)
+		"REVOKE EXECUTE ON PROCEDURE keeps.sell FROM " + b, "REVOKE keeps_auditor FROM " + b,
+		"REVOKE ALL ON keeps.stock FROM " + b, "GRANT SELECT ON keeps.stock TO " + b, "REVOKE PROCESS ON *.* FROM " + b}
+	exec(t, append(lost, "GRANT DELETE ON keeps.goods TO "+b, "ALTER USER "+b+" WITH MAX_USER_CONNECTIONS 0 MAX_UPDATES_PER_HOUR 900")...)
+	if !mariaDB {
+		exec(t, "ALTER USER "+b+" FAILED_LOGIN_ATTEMPTS 0 PASSWORD_LOCK_TIME 0")
+	}
 	back, err := alternate(t, admin, first, base)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +141,7 @@ func TestTwinKeepsUp(t *testing.T) {
 	s := open(t, `o'keeper_clone`, password(t, second))
 	for sql, may := range map[string]bool{
 		"SELECT id FROM keeps.goods": true, "SELECT price FROM keeps.goods": false, "DELETE FROM keeps.goods": true, "CALL keeps.sell(1)": false,
-		passOn: false, "SELECT * FROM keeps.sold": true,
+		passOn: false, "SELECT * FROM keeps.sold": true, "SELECT * FROM keeps.stock": true, "DELETE FROM keeps.stock": false, "SHOW ENGINE INNODB STATUS": false,
 	} {
 		if err := s.run(t.Context(), sql); (err == nil) != may {
 			t.Errorf("%s: %v", sql, err)
@@ -136,9 +152,12 @@ func TestTwinKeepsUp(t *testing.T) {
 			t.Error("the twin has a role that the base has lost")
 		}
 	}
-	limits := "SELECT CONCAT(max_user_connections, ssl_type) FROM mysql.user WHERE User = 'o''keeper_clone'"
-	if got := query(t, limits); got != "9ANY" {
+	limits := "SELECT CONCAT(max_user_connections, ' ', max_updates, ' ', ssl_type) FROM mysql.user WHERE User = 'o''keeper_clone'"
+	if got := query(t, limits); got != "0 900 ANY" {
 		t.Errorf("the twin's limits and TLS are %s", got)
+	}
+	if strings.Contains(query(t, "SHOW CREATE USER 'o''keeper_clone'"), "FAILED_LOGIN_ATTEMPTS") {
+		t.Error("the twin is locked after failed logins, and the base is not")
 	}
 	without(t, secure.Log(), password(t, first), password(t, back), password(t, second))
 }
@@ -148,6 +167,11 @@ func TestTwinRefused(t *testing.T) {
 	admin := newShop(t, "refuses")
 	poor := newAdmin(t, "poor_admin")
 	none := rotators.Secret{}
+	powerful := want{text: "has powers that 'rd'@'%' has not: REVOKE PROCESS ON \\*.\\* FROM `rd_clone`@`%`; REVOKE RELOAD", permanent: true}
+	if mariaDB {
+		// It may have them from rekey, so they are taken from it. This admin has none to take.
+		powerful.text = `"poor_admin" may not make this change`
+	}
 	for _, c := range []struct {
 		name     string
 		user     string
@@ -160,8 +184,9 @@ func TestTwinRefused(t *testing.T) {
 		{"somebody else's, locked", "rb", []string{"CREATE USER rb_clone IDENTIFIED BY 'theirs' ACCOUNT LOCK"}, admin, none, want{text: "does not prove that it may", permanent: true}},
 		{"for another host", "rc", []string{"CREATE USER rc_clone IDENTIFIED BY 'before'", "CREATE USER rc_clone@'10.%' IDENTIFIED BY 'theirs'"}, admin, value("rc_clone", "before"),
 			want{text: `accounts that this secret cannot answer for.* drop 'rc_clone'@'10.%'`, permanent: true}},
-		{"more powerful", "rd", []string{"CREATE USER rd_clone IDENTIFIED BY 'before'", "GRANT RELOAD, PROCESS ON *.* TO rd_clone"}, admin, value("rd_clone", "before"),
-			want{text: "has powers that 'rd'@'%' has not: REVOKE PROCESS ON \\*.\\* FROM `rd_clone`@`%`; REVOKE RELOAD", permanent: true}},
+		{"more powerful", "rd", []string{"CREATE USER rd_clone IDENTIFIED BY 'before'", "GRANT RELOAD, PROCESS ON *.* TO rd_clone"}, poor, value("rd_clone", "before"), powerful},
+		{"locked by somebody", "re", []string{"CREATE USER re_clone IDENTIFIED BY 'before' ACCOUNT LOCK"}, admin, value("re_clone", "before"),
+			want{text: `has user "re_clone" locked: find out who locked it and why`, permanent: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			current := newUser(t, c.user, "the first password")
@@ -171,8 +196,9 @@ func TestTwinRefused(t *testing.T) {
 			exec(t, c.prepare...)
 			_, err := alternate(t, c.admin, current, c.previous)
 			c.want.check(t, err, "the first password", "the admin's password")
-			if got := takes(t, c.user+"_clone", "before"); c.want.text != "does not prove that it may" && len(got) != 1 {
-				t.Error("the twin's password was changed")
+			locked := strings.Contains(c.prepare[0], "LOCK")
+			if got := accepts(t, value(c.user+"_clone", "before")); c.want.text != "does not prove that it may" && got == locked {
+				t.Error("the twin was changed")
 			}
 		})
 	}
@@ -201,15 +227,55 @@ func TestTwinRefused(t *testing.T) {
 		}
 	})
 
-	t.Run("too long a name", func(t *testing.T) {
-		longest := maxMariaDBUser
+	t.Run("a right on what is gone", func(t *testing.T) {
 		if !mariaDB {
-			longest = maxMySQLUser
+			return // the base is granted whole
 		}
-		name := strings.Repeat("n", longest-5)
-		_, err := alternate(t, admin, newUser(t, name, "the first password"), none)
-		want{text: fmt.Sprintf("is %d (bytes|characters) long, and MySQL .*no user name longer than %d", longest+1, longest), permanent: true}.check(t, err)
+		base := newUser(t, "rf", "the first password")
+		t.Cleanup(func() { exec(t, "DROP USER IF EXISTS rf_clone") })
+		exec(t, "CREATE TABLE refuses.gone (id int)", "GRANT SELECT ON refuses.gone TO rf", "DROP TABLE refuses.gone")
+		_, err := alternate(t, admin, base, none)
+		want{text: "right on what is no longer there, .*REVOKE it; the server said: .*refuses.gone", permanent: true}.check(t, err)
 	})
+
+	t.Run("a right that MySQL loses", func(t *testing.T) {
+		if mariaDB {
+			return
+		}
+		before := query(t, "SELECT @@GLOBAL.sql_mode")
+		exec(t, "SET GLOBAL sql_mode = 'ANSI_QUOTES'")
+		t.Cleanup(func() { exec(t, "SET GLOBAL sql_mode = "+quoteText(before)) })
+		_, err := alternate(t, admin, newBase(t, "refuses", "rg"), none)
+		want{text: "'rg'@'%' has rights on single routines, which MySQL does not let .* ANSI_QUOTES", permanent: true}.check(t, err)
+		exec(t, "REVOKE EXECUTE ON PROCEDURE refuses.sell FROM rg", "GRANT EXECUTE ON refuses.* TO rg")
+		pending, err := alternate(t, admin, value("rg", "the first password"), none)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := buys(t, "refuses", pending); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("too long a name", func(t *testing.T) {
+		name := strings.Repeat("n", longest()-5)
+		_, err := alternate(t, admin, newUser(t, name, "the first password"), none)
+		want{text: fmt.Sprintf("is %d (bytes|characters) long, and MySQL .*no user name longer than %d", longest()+1, longest()), permanent: true}.check(t, err)
+	})
+}
+
+// TestDroppedTwin gives rights to a twin that somebody has dropped at that moment: it
+// does not come back, above all not without a password.
+func TestDroppedTwin(t *testing.T) {
+	newAdmin(t, "dropped_admin", "PROCESS ON *.*")
+	s := open(t, "dropped_admin", "the admin's password")
+	t.Cleanup(func() { exec(t, "DROP USER IF EXISTS dropped_clone") })
+	if err := s.run(t.Context(), grants{everywhere: {"PROCESS": true}}.grant(account{"dropped_clone", "%"})...); err == nil {
+		t.Error("the server gave a right to nobody")
+	}
+	if query(t, "SELECT User FROM mysql.user WHERE User = 'dropped_clone'") != "" {
+		t.Error("there is a user who was only given a right")
+	}
 }
 
 // TestTwinIsLockedWhileItLacksARight has an existing twin whose password is the
@@ -246,32 +312,56 @@ func TestTwinIsLockedWhileItLacksARight(t *testing.T) {
 	}
 }
 
-// TestHalfBuiltTwin crashes the making of a twin at every point: whatever is there of
-// it then does not log in, or does all that its base does.
+// TestHalfBuiltTwin crashes the making of a twin at every point, and the making over of
+// one whose base has lost one right and won another: whatever is there of it then does
+// not log in with the new password, or does all that its base does and no more.
 func TestHalfBuiltTwin(t *testing.T) {
 	t.Parallel()
 	admin := newShop(t, "half")
-	made := 0
-	points := rotatortest.Sweep(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Scenario {
-		made++
-		base := newBase(t, "half", fmt.Sprintf("half_%d", made))
-		r := New(awsConfig, &Options{Dial: w.DialContext})
-		a := rotators.Rotation{Current: base, Settings: rotators.Settings{Admin: "the-admin"},
-			Lookup: func(context.Context, string) (rotators.Secret, error) { return admin, nil }}
-		var err error
-		if a.Pending, err = r.Create(t.Context(), a); err != nil {
-			t.Fatal(err)
-		}
-		return rotatortest.Scenario{
-			Run: func(ctx context.Context) error { return r.Set(ctx, a) },
-			Crashed: func(context.Context) error {
-				if !accepts(t, a.Pending) {
-					return nil
+	for _, old := range []bool{false, true} {
+		t.Run(map[bool]string{false: "new", true: "old"}[old], func(t *testing.T) {
+			t.Parallel()
+			points := rotatortest.Sweep(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Scenario {
+				name := fmt.Sprintf("half_%d", users.Add(1))
+				base := newBase(t, "half", name)
+				r := New(awsConfig, &Options{Dial: w.DialContext})
+				a := rotators.Rotation{Current: base, Settings: rotators.Settings{Admin: "the-admin"},
+					Lookup: func(context.Context, string) (rotators.Secret, error) { return admin, nil }}
+				if old {
+					b := account{name, "%"}
+					exec(t, "GRANT SELECT (cost) ON half.goods TO "+b.sql(), "REVOKE EXECUTE ON PROCEDURE half.sell FROM "+b.sql())
+					twin, err := alternate(t, admin, base, rotators.Secret{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					exec(t, "REVOKE SELECT (cost) ON half.goods FROM "+b.sql(), "GRANT EXECUTE ON PROCEDURE half.sell TO "+b.sql())
+					if !mariaDB {
+						// What proves that the twin is this secret's is its second password.
+						exec(t, "ALTER USER "+name+"_clone IDENTIFIED BY 'somebody''s' RETAIN CURRENT PASSWORD")
+					}
+					a.Previous = func(context.Context) (rotators.Secret, error) { return twin, nil }
 				}
-				return buys(t, "half", a.Pending)
-			},
-			Recovered: func(context.Context) error { return buys(t, "half", a.Pending) },
-		}
-	})
-	t.Logf("crashed at %d points", points)
+				var err error
+				if a.Pending, err = r.Create(t.Context(), a); err != nil {
+					t.Fatal(err)
+				}
+				return rotatortest.Scenario{
+					Run: func(ctx context.Context) error { return r.Set(ctx, a) },
+					Crashed: func(context.Context) error {
+						if !accepts(t, a.Pending) {
+							return nil
+						}
+						return buys(t, "half", a.Pending)
+					},
+					Recovered: func(context.Context) error {
+						if got := takes(t, name+"_clone", "somebody's", password(t, a.Pending)); len(got) != 1 {
+							return fmt.Errorf("the twin has %d passwords", len(got))
+						}
+						return buys(t, "half", a.Pending)
+					},
+				}
+			})
+			t.Logf("crashed at %d points", points)
+		})
+	}
 }
