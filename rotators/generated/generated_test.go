@@ -2,6 +2,8 @@ package generated
 
 import (
 	"crypto"
+	"crypto/rsa"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -445,6 +447,21 @@ func TestRFCs(t *testing.T) {
 		if err != nil || k.Verify([]byte(c.jws[:dot]), signature) != nil || k.Verify([]byte(c.jws[:dot]+"x"), signature) == nil {
 			t.Errorf("the signature of %s does not verify (%v)", j.Kty, err)
 		}
+	}
+}
+
+// RFC 7518 wants a salt as long as the hash, and strict verifiers refuse others.
+func TestTheSaltOfPS384(t *testing.T) {
+	o := newOwner(t, "{}", "alg=PS384")
+	o.rotate()
+	k := o.keys()[0]
+	signature, err := k.Sign([]byte("message"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha512.Sum384([]byte("message"))
+	if err := rsa.VerifyPSS(k.Public.(*rsa.PublicKey), crypto.SHA384, digest[:], signature, &rsa.PSSOptions{SaltLength: len(digest)}); err != nil {
+		t.Error(err)
 	}
 }
 
