@@ -11,7 +11,7 @@ STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-race test-moto test-mysql sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-mariadb tools-mysql tools-redis tools-aws build-SecretRotator build-ParameterPlanner build-ParameterRotator
+.PHONY: help build package test test-race test-moto test-mysql sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-mariadb tools-mysql tools-redis tools-aws tools-ssh build-SecretRotator build-ParameterPlanner build-ParameterRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,7 +76,7 @@ bench: tools-postgres ## measure what BENCHMARKS.md reports
 	@ls -l dist/*/bootstrap
 
 # The tests' servers and tools. A tool that is there is left alone.
-tools: tools-postgres tools-postgres-18 tools-mariadb tools-redis tools-aws
+tools: tools-postgres tools-postgres-18 tools-mariadb tools-redis tools-aws tools-ssh
 
 tools-postgres:
 	@ls $${REKEY_POSTGRES_BIN:-/nowhere}/initdb /usr/lib/postgresql/*/bin/initdb 2>/dev/null | grep -q . || \
@@ -123,6 +123,9 @@ tools-mysql:
 
 tools-aws:
 	@command -v aws >/dev/null || $(call install,awscli)
+
+tools-ssh:
+	@command -v ssh-keygen >/dev/null || $(call install,openssh-client)
 
 # install PACKAGE by the system's package manager, as root or through sudo.
 define install

@@ -23,7 +23,7 @@ type Settings struct {
 	// Grace is how long the previous credential stays valid after promotion.
 	// Retirer.Grace is given what the owner set, negative if nothing; the other
 	// methods are given what Grace made of it, negative if nothing outlives the
-	// promotion.
+	// promotion. A rotator that is no Retirer is given what the owner set.
 	Grace time.Duration
 	// Password is the policy for generated passwords.
 	Password PasswordPolicy

@@ -67,6 +67,37 @@ func (s Secret) Replace(name string, with Secret) (Secret, error) {
 	return NewSecret(text[:f.start] + spelled + text[f.end:]), nil
 }
 
+// With returns the value with a string field set: in the place of the string or
+// null that is there or, if there is no such field, as the last one. Every other
+// byte stays as it was. It is for what stands beside a credential; unlike Replace
+// it does not look for the old text in other places. The value must be a JSON
+// object. All its errors are permanent.
+func (s Secret) With(name string, text Secret) (Secret, error) {
+	v, err := s.parse()
+	if err != nil {
+		return Secret{}, err
+	}
+	if v.isURL {
+		return Secret{}, Permanent(fmt.Errorf("the value is a URL, which has no place for the field %q: make it a JSON object", name))
+	}
+	f, err := v.field(name)
+	if err != nil {
+		return Secret{}, err
+	}
+	whole, spelled := s.Reveal(), quoteJSON(text.Reveal())
+	switch {
+	case f.end == 0 && len(v.fields) == 0:
+		f.end = strings.IndexByte(whole, '{') + 1
+		f.start, spelled = f.end, quoteJSON(name)+":"+spelled
+	case f.end == 0:
+		f.end = v.fields[len(v.fields)-1].end
+		f.start, spelled = f.end, ","+quoteJSON(name)+":"+spelled
+	case !f.isString && f.text != "":
+		return Secret{}, Permanent(fmt.Errorf("the field %q of the value holds no string: take it out, or put \"\" there, and it is filled", name))
+	}
+	return NewSecret(whole[:f.start] + spelled + whole[f.end:]), nil
+}
+
 // field is one field and where its spelling stands in the value. end is 0 if
 // there is no such field.
 type field struct {
@@ -222,12 +253,14 @@ func parseURL(text string) (value, bool) {
 }
 
 // Public names the fields that say where a credential belongs, or which one it is, in
-// the spelling of AWS's templates, of IAM and of managed external secrets. Their text is no secret: errors may show it.
+// the spelling of AWS's templates, of IAM, of managed external secrets and of JSON Web
+// Keys. Their text is no secret: errors may show it.
 func Public(field string) bool {
 	return slices.Contains([]string{
 		"engine", "host", "port", "username", "dbname", "ssl", "sslmode", "masterarn",
 		"dbInstanceIdentifier", "dbClusterIdentifier", "nodes",
 		"UserName", "AccessKeyId", "apiKeyId", "adminSecretArn",
+		"alg", "kid",
 	}, field)
 }
 

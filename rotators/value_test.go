@@ -2,6 +2,7 @@ package rotators
 
 import (
 	"encoding/json"
+	"maps"
 	"net/url"
 	"strings"
 	"testing"
@@ -85,6 +86,62 @@ func TestReplaceRefuses(t *testing.T) {
 	if _, err := NewSecret(`{"password":"x"}`).Replace("password", Secret{}); err == nil {
 		t.Error("a password is replaced by nothing")
 	}
+}
+
+func TestWith(t *testing.T) {
+	for _, c := range []struct{ value, want, mention string }{
+		{"{}", `{"kid":"n\"<é"}`, ""},
+		{" {\n } ", " {\"kid\":\"n\\\"<é\"\n } ", ""},
+		{" { \"a\" : 1.50 , \"b\":{ \"kid\":\"}\" }\n}\r\n", " { \"a\" : 1.50 , \"b\":{ \"kid\":\"}\" },\"kid\":\"n\\\"<é\"\n}\r\n", ""},
+		{`{"a":"old","k\u0069d" :"old" , "c":null}`, `{"a":"old","k\u0069d" :"n\"<é" , "c":null}`, ""},
+		{`{"kid":null,"a":""}`, `{"kid":"n\"<é","a":""}`, ""},
+		{`{"kid":""}`, `{"kid":"n\"<é"}`, ""},
+		{`{"kid":17}`, "", "holds no string"},
+		{`{"kid":{}}`, "", "holds no string"},
+		{`{"kid":"a","kid":"b"}`, "", "twice"},
+		{`{"kid":"a"`, "", "not one"},
+		{"postgres://u:p@h/d", "", "is a URL"},
+		{"plain", "", "neither"},
+	} {
+		got, err := NewSecret(c.value).With("kid", NewSecret(`n"<é`))
+		if got.Reveal() != c.want || (err == nil) != (c.mention == "") || err != nil && (!strings.Contains(err.Error(), c.mention) || !IsPermanent(err)) {
+			t.Errorf("%q becomes\n%q (%v), want\n%q", c.value, got.Reveal(), err, c.want)
+		}
+	}
+}
+
+// Whatever the value, With either fails or adds or changes exactly the field.
+func FuzzWith(f *testing.F) {
+	f.Add(`{"kid":"old","a":[1,{"b":"c"}]}`, "kid", "new")
+	f.Add(" {\n} ", "q\"", "")
+	f.Fuzz(func(t *testing.T, text, name, with string) {
+		before := NewSecret(text)
+		after, err := before.With(name, NewSecret(with))
+		if err != nil {
+			return
+		}
+		var was, is map[string]json.RawMessage
+		if json.Unmarshal([]byte(text), &was) != nil || json.Unmarshal([]byte(after.Reveal()), &is) != nil {
+			t.Fatalf("%q becomes %q, and one of them is no object", text, after.Reveal())
+		}
+		// What is not UTF-8 cannot stand in JSON; encoding/json replaces it.
+		for _, s := range []*string{&name, &with} {
+			b, _ := json.Marshal(*s)
+			_ = json.Unmarshal(b, s)
+		}
+		read, err := after.Field(name)
+		if err != nil {
+			t.Fatalf("%q becomes %q: %v", text, after.Reveal(), err)
+		}
+		if read.Reveal() != with {
+			t.Fatalf("%q becomes %q, in which %q is %q", text, after.Reveal(), name, read.Reveal())
+		}
+		delete(was, name)
+		delete(is, name)
+		if !maps.EqualFunc(was, is, func(a, b json.RawMessage) bool { return string(a) == string(b) }) {
+			t.Fatalf("%q becomes %q: other fields changed", text, after.Reveal())
+		}
+	})
 }
 
 // Whatever the value, Replace either fails or changes exactly the field.

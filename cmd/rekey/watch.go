@@ -207,13 +207,17 @@ func watcher(ctx context.Context, cfg aws.Config, secret *secretsmanager.Describ
 	if w.Reader.Tags, err = engine.ReadTags(tags); err != nil {
 		return nil, err
 	}
+	if w.Reader.Tags.Settings.Rotator == "generated" {
+		return nil, fmt.Errorf("there is nothing to watch: what %s holds is made by rekey, no other system knows it, and so none accepts or refuses it", w.Source.Name)
+	}
 	if parameter != nil && w.Reader.Tags.Connection == engine.Siblings {
 		w.Reader.Tags.Connection, err = paramstore.Siblings(ctx, client, parameter.Name)
 	}
 	return w, err
 }
 
-// registry holds the rotators with which logins are tried.
+// registry holds the rotators with which logins are tried: all but generated, of
+// whose values there are none.
 func registry(cfg aws.Config) rotators.Registry {
 	pg, my, rd := postgres.New(cfg, nil), mysql.New(cfg, nil), redis.New(cfg, nil)
 	return rotators.Registry{

@@ -132,6 +132,7 @@ func (a *account) watchRefuses(t *testing.T) {
 	a.cloud.AddParameter(localaws.Parameter{Name: "/lost", Type: "SecureString", Value: "hunter2hunter2",
 		Tags: map[string]string{"rekey:rotator": "postgres", "rekey:connection": "postgres://app@127.0.0.1:1/shop?sslmode=disable"}})
 	a.cloud.AddParameter(localaws.Parameter{Name: "/mistagged", Type: "SecureString", Value: "x", Tags: map[string]string{"rekey:rotates": "postgres"}})
+	a.cloud.AddParameter(localaws.Parameter{Name: "/key", Type: "SecureString", Value: "hunter2hunter2", Tags: map[string]string{"rekey:rotator": "generated"}})
 	if _, err := secretsmanager.NewFromConfig(a.config).CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{Name: aws.String("manual"), SecretString: aws.String(a.value("reader", ""))}); err != nil {
 		t.Fatal(err)
 	}
@@ -147,6 +148,7 @@ func (a *account) watchRefuses(t *testing.T) {
 		"/nowhere":                  {failed, "there is no secret and no parameter /nowhere"},
 		"/lost":                     {failed, "cannot tell whether the target accepts what /lost holds: nothing listens at 127.0.0.1:1"},
 		"/mistagged":                {failed, "there is no such tag"},
+		"/key":                      {failed, "there is nothing to watch: what /key holds is made by rekey, no other system knows it"},
 		"--rotate manual":           {failed, "the rotation of the secret manual is not configured"},
 		"--for 1s --svg /no/x both": {misused, "write ssm:both"},
 	} {

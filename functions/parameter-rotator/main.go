@@ -11,6 +11,7 @@ import (
 
 	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/generated"
 	"github.com/rekeyhq/rekey/rotators/mysql"
 	"github.com/rekeyhq/rekey/rotators/postgres"
 	"github.com/rekeyhq/rekey/rotators/redis"
@@ -31,5 +32,6 @@ func main() {
 		"mariadb":           my,
 		"redis":             rd,
 		"valkey":            rd,
+		"generated":         generated.New(), // what no other system holds
 	}))
 }

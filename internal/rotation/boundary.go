@@ -95,6 +95,7 @@ func (m *mask) learn(value rotators.Secret) {
 	}
 	var object map[string]any
 	if json.Unmarshal([]byte(whole), &object) != nil {
+		m.addLines(whole)
 		m.addParameters(value)
 		return
 	}
@@ -122,6 +123,23 @@ func (m *mask) addParameters(value rotators.Secret) {
 	}
 }
 
+// longLine is from which length a line of a longer text is masked by itself.
+const longLine = 16
+
+// addLines adds the lines of a text that has several, a private key say: an error
+// may show but a piece of it.
+func (m *mask) addLines(text string) {
+	if !strings.Contains(strings.TrimSpace(text), "\n") {
+		return
+	}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if len(line) >= longLine && !strings.HasPrefix(line, "-----") {
+			m.add(line)
+		}
+	}
+}
+
 func (m *mask) addLeaves(v any) {
 	switch v := v.(type) {
 	case string:
@@ -133,8 +151,10 @@ func (m *mask) addLeaves(v any) {
 			m.addLeaves(member)
 		}
 	case map[string]any:
-		for _, member := range v {
-			m.addLeaves(member)
+		for name, member := range v {
+			if !rotators.Public(name) {
+				m.addLeaves(member)
+			}
 		}
 	}
 }

@@ -536,7 +536,9 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 	settings := w.attempt.Tags.Settings
 	settings.Password = narrow(w.Password, settings.Password)
 	settings.Rotator = w.rotator
-	settings.Grace = w.graceOf(w.rotator)
+	if _, ok := w.Registry[w.rotator].(rotators.Retirer); ok {
+		settings.Grace = w.graceOf(w.rotator)
+	}
 	return rotators.Rotation{
 		ID:       w.attempt.ID,
 		Token:    w.attempt.Token,

@@ -313,6 +313,10 @@ func TestTheMaskKnowsEveryPart(t *testing.T) {
 			"sslmode require with the+keys own, spelled the%2Bkeys%20own", "sslmode require with [redacted], spelled [redacted]"},
 		{"an object within a string", `{"engine":"spy","password":"first-password","app":"{\"token\":\"nested-token\"}"}`, second, "with nested-token", "with [redacted]"},
 		{"a URL within an object", `{"engine":"spy","password":"first-password","cache":"redis://u:pw1@host"}`, second, "with pw1", "with [redacted]"},
+		{"a line of a private key", `{"engine":"spy","password":"x","key":"-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEG\r\nnDKJKmmqvFsbzaVs\n-----END PRIVATE KEY-----\n"}`, second,
+			"asn1: at MIGHAgEAMBMGByqGSM49AgEG, \"nDKJKmmqvFsbzaVs\\n-----END", "asn1: at [redacted], \"[redacted]\\n-----END"},
+		{"the name of a key", `{"engine":"spy","password":"x","alg":"ES256","kid":"the-new-one","keys":"{\"keys\":[{\"alg\":\"HS512\",\"k\":\"AyM1SysPpbyD\"}]}"}`, second,
+			"the-new-one is for ES256, not HS512 as AyM1SysPpbyD", "the-new-one is for ES256, not HS512 as [redacted]"},
 		{"a short password before another", `{"engine":"spy","password":"=s"}`, second, "password=second-password.", "password=[redacted]."},
 		{"a password in the mark of a masked one", `{"engine":"spy","password":"act"}`, second, "second-password", "[redacted]"},
 	} {
@@ -325,6 +329,32 @@ func TestTheMaskKnowsEveryPart(t *testing.T) {
 		err := e.Step(t.Context(), store, rotation.SetSecret, memstore.ID, token)
 		if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// Who does not retire may need to know the grace all the same: a signing key's old
+// half says in the value until when it counts.
+func TestTheGraceOfWhatIsNotRetired(t *testing.T) {
+	for tag, want := range map[string]time.Duration{"": -1, "0m": 0, "2h": 2 * time.Hour} {
+		tags := map[string]string{"rekey:rotator": "spy"}
+		if tag != "" {
+			tags["rekey:grace"] = tag
+		}
+		store := memstore.New(rotators.NewSecret(first), tags)
+		store.Begin(token)
+		var got []time.Duration
+		e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+			got = append(got, r.Settings.Grace)
+			return rotators.NewSecret(second), nil
+		}})
+		for step := rotation.CreateSecret; step <= rotation.FinishSecret; step++ {
+			if err := e.Step(t.Context(), store, step, memstore.ID, token); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(got) != 1 || got[0] != want || store.Tags()[rotation.TagRetire] != "" {
+			t.Errorf("with %q the grace was %v, and %q is to be retired", tag, got, store.Tags()[rotation.TagRetire])
 		}
 	}
 }

@@ -31,7 +31,8 @@ type Open func(context.Context, rotators.Rotation) (Issuer, error)
 // Key is a minted key.
 type Key struct {
 	ID string
-	// Fields are the fields of the value that the key fills, the id's included.
+	// Fields are the fields of the value that the key fills, the id's included. Those
+	// that are not there are added.
 	Fields map[string]rotators.Secret
 }
 
@@ -165,11 +166,22 @@ func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Sec
 	}
 	value := r.Current
 	for _, name := range slices.Sorted(maps.Keys(key.Fields)) {
-		if value, err = value.Replace(name, key.Fields[name]); err != nil {
+		if value, err = fill(value, name, key.Fields[name]); err != nil {
 			return rotators.Secret{}, errors.Join(err, a.Revoke(ctx, key.ID))
 		}
 	}
 	return value, nil
+}
+
+// fill replaces a field, or adds it.
+func fill(value rotators.Secret, name string, with rotators.Secret) (rotators.Secret, error) {
+	switch f, err := value.Field(name); {
+	case err != nil:
+		return rotators.Secret{}, err
+	case f.IsZero():
+		return value.With(name, with)
+	}
+	return value.Replace(name, with)
 }
 
 // mintInPlace mints once a key has made room that the secret recorded and that readers

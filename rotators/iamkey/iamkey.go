@@ -30,7 +30,7 @@ import (
 )
 
 // The fields of a value, as IAM spells them in the reply to CreateAccessKey. The last
-// one is there only with the option ses.
+// one is added with the option ses.
 const (
 	fieldUser   = "UserName"
 	fieldID     = "AccessKeyId"
@@ -86,18 +86,14 @@ func (i *issuer) check() error {
 
 // ID reads the id, and sees to it that the value can hold another key.
 func (i *issuer) ID(v rotators.Secret) (string, error) {
-	fields := []string{fieldID, fieldSecret}
-	if i.ses != "" {
-		fields = append(fields, fieldSMTP)
-	}
 	var id string
-	for _, name := range fields {
+	for _, name := range []string{fieldID, fieldSecret} {
 		f, err := v.Field(name)
 		if err != nil {
 			return "", err
 		}
-		if f.IsZero() || f.Reveal() == "" && name != fieldSMTP {
-			return "", rotators.Permanent(fmt.Errorf("the value has no field %q: an access key is a JSON object with the fields %s", name, strings.Join(fields, ", ")))
+		if f.IsZero() || f.Reveal() == "" {
+			return "", rotators.Permanent(fmt.Errorf("the value has no field %q: an access key is a JSON object with the fields %s and %s", name, fieldID, fieldSecret))
 		}
 		if name == fieldID {
 			id = f.Reveal()
@@ -189,8 +185,8 @@ func (i *issuer) Verify(ctx context.Context, v rotators.Secret) error {
 		if err := errors.Join(err, smtpErr); err != nil {
 			return err
 		}
-		// In a first value it may be empty: the first rotation fills it.
-		if smtp.Reveal() != "" && !smtp.Equal(smtpPassword(secret.Reveal(), i.ses)) {
+		// In a first value there is none: the first rotation adds it.
+		if !smtp.IsZero() && smtp.Reveal() != "" && !smtp.Equal(smtpPassword(secret.Reveal(), i.ses)) {
 			return rotators.Refused(fmt.Errorf("%s is not the password that SES derives from the key in the region %s", fieldSMTP, i.ses))
 		}
 	}

@@ -28,8 +28,9 @@
 //
 // A check that passes is a real pass: nothing in here waits by sleeping, or
 // depends on chance. A check that cannot apply says so in the test's log, by
-// what the [Harness] declares, or because no step makes an outside call and any
-// value is accepted (a signing key, say), never by the rotator's name.
+// what the [Harness] declares, or because no step makes an outside call and every
+// value is accepted before it and after it (a signing key, say), never by the
+// rotator's name.
 //
 // # What it checks, and what each check proves
 //

@@ -2,6 +2,8 @@ package rotatortest
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -220,6 +222,43 @@ func TestAGeneratedValuePasses(t *testing.T) {
 			Accepts: func(context.Context, rotators.Secret) (bool, error) { return true, nil },
 		}
 	})
+}
+
+// checked is a generated value that not any text can be.
+type checked struct{ generated }
+
+func (checked) Create(_ context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	return rotators.NewSecret("key " + rand.Text()), noOptions(r)
+}
+
+func (checked) Test(_ context.Context, r rotators.Rotation) error {
+	if !strings.HasPrefix(r.Pending.Reveal(), "key ") {
+		return rotators.Refused(errors.New("this is no key"))
+	}
+	return nil
+}
+
+type unchecked struct{ checked }
+
+func (unchecked) Test(context.Context, rotators.Rotation) error { return nil }
+
+func checkedHarness(r rotators.Rotator) maker {
+	return func(*testing.T, *Wire) Harness {
+		return Harness{
+			Rotator: r,
+			Value:   rotators.NewSecret("key the-first-signing-key"),
+			Overlap: true,
+			Accepts: func(_ context.Context, v rotators.Secret) (bool, error) {
+				return strings.HasPrefix(v.Reveal(), "key "), nil
+			},
+		}
+	}
+}
+
+// A value that no other system holds can be wrong in itself, and its Test says so.
+func TestAGeneratedValueThatCanBeWrong(t *testing.T) {
+	Run(t, checkedHarness(checked{}))
+	catches(t, "TestRefusesAWrongValue", checkedHarness(unchecked{}), "Test passes")
 }
 
 func TestBrokenOverlapsAreCaught(t *testing.T) {
