@@ -257,10 +257,14 @@ func (i *issuer) Revoke(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	i.logLastUse(ctx, client, id)
-	if _, err := client.UpdateAccessKey(ctx, &iam.UpdateAccessKeyInput{UserName: &i.user.name, AccessKeyId: &id, Status: "Inactive"}); err != nil && code(err) != "NoSuchEntity" {
+	_, err = client.UpdateAccessKey(ctx, &iam.UpdateAccessKeyInput{UserName: &i.user.name, AccessKeyId: &id, Status: "Inactive"})
+	if code(err) == "NoSuchEntity" {
+		return nil
+	}
+	if err != nil {
 		return i.explain("UpdateAccessKey", err)
 	}
+	i.logLastUse(ctx, client, id)
 	if _, err := client.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: &i.user.name, AccessKeyId: &id}); err != nil && code(err) != "NoSuchEntity" {
 		return i.explain("DeleteAccessKey", err)
 	}

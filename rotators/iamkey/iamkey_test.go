@@ -3,7 +3,6 @@ package iamkey
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -153,4 +152,3 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-var _ = errors.New

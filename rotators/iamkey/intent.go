@@ -191,7 +191,8 @@ func (i *issuer) keys(ctx context.Context) ([]key, error) {
 func (i *issuer) lastUsed(ctx context.Context, client *iam.Client, id string) (time.Time, error) {
 	out, err := client.GetAccessKeyLastUsed(ctx, &iam.GetAccessKeyLastUsedInput{AccessKeyId: &id})
 	if err != nil {
-		return time.Time{}, i.explain("GetAccessKeyLastUsed", err)
+		// IAM says AccessDenied of a key that is gone, too, so this is never permanent.
+		return time.Time{}, fmt.Errorf("iam:GetAccessKeyLastUsed for the key %s: %w", id, err)
 	}
 	if out.AccessKeyLastUsed == nil {
 		return time.Time{}, nil
@@ -205,7 +206,7 @@ func (i *issuer) logLastUse(ctx context.Context, client *iam.Client, id string) 
 	used, err := i.lastUsed(ctx, client, id)
 	switch {
 	case err != nil:
-		slog.InfoContext(ctx, "revoking a key; when it was used last is not known", "user", i.user.arn, "key", id, "error", fmt.Sprint(err))
+		slog.InfoContext(ctx, "revoking a key; when it was used last is not known", "user", i.user.arn, "key", id, "error", err.Error())
 	case used.IsZero():
 		slog.InfoContext(ctx, "revoking a key; nobody is known to have used it", "user", i.user.arn, "key", id)
 	default:
