@@ -145,7 +145,7 @@ func (s *RedisServer) Dial(ctx context.Context) (net.Conn, error) {
 // Login logs in and out again, by a plain driver: what it proves owes nothing to
 // rekey's code.
 func (s *RedisServer) Login(ctx context.Context, user, password string) error {
-	conn := s.newClient("", "")
+	conn := s.newClient("", "", -1)
 	defer conn.Close()
 	return conn.Conn().AuthACL(ctx, user, password).Err()
 }
@@ -154,13 +154,15 @@ func (s *RedisServer) Login(ctx context.Context, user, password string) error {
 // wrong, and nothing else.
 func RedisRefused(err error) bool { return redis.HasErrorPrefix(err, "WRONGPASS") }
 
-func (s *RedisServer) newClient(user, password string) *redis.Client {
+func (s *RedisServer) newClient(user, password string, retries int) *redis.Client {
 	return redis.NewClient(&redis.Options{
 		Dialer:          func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Dial(ctx) },
 		Username:        user,
 		Password:        password,
 		Protocol:        2,
 		DisableIdentity: true,
+		DialerRetries:   1,
+		MaxRetries:      retries,
 	})
 }
 
@@ -170,7 +172,7 @@ func (s *RedisServer) start(ctx context.Context, program string, o RedisOptions)
 		return err
 	}
 	s.Port = port
-	user := fmt.Sprintf("user %s on >%s ~* &* +@all", s.User, s.Password)
+	user := fmt.Sprintf("user %s on >%s ~* +@all", s.User, s.Password)
 	conf := []string{
 		"bind 127.0.0.1",
 		"dir " + s.dir,
@@ -212,7 +214,7 @@ func (s *RedisServer) start(ctx context.Context, program string, o RedisOptions)
 	// process, orderly or not, closes it; then the keeper kills the server and
 	// removes the folder. A group of its own keeps Ctrl-C from it.
 	const script = `dir=$1; shift
-while "$@" </dev/null & read -r again; do kill -9 $!; wait $!; done
+while "$@" </dev/null 2>&1 & read -r again; do kill -9 $!; wait $!; done
 kill -9 $!; wait $!; rm -rf "$dir"`
 	run := []string{program, "redis.conf"}
 	if o.NoConfig {
@@ -233,14 +235,14 @@ kill -9 $!; wait $!; rm -rf "$dir"`
 	}
 	s.ready = make(chan struct{}, 1)
 	go s.listen(out)
-	s.client = s.newClient(s.User, s.Password)
+	s.client = s.newClient(s.User, s.Password, 3) // a restart breaks its connections
 	return s.awaitReady(ctx)
 }
 
 // listen keeps what the server says.
 func (s *RedisServer) listen(out io.Reader) {
 	defer close(s.ready)
-	for lines := bufio.NewScanner(out); lines.Scan(); {
+	for lines, wrong := bufio.NewScanner(out), false; lines.Scan(); {
 		s.mu.Lock()
 		s.log.WriteString(lines.Text() + "\n")
 		s.mu.Unlock()
@@ -248,9 +250,12 @@ func (s *RedisServer) listen(out io.Reader) {
 		if strings.Contains(lines.Text(), "Ready to accept connections") {
 			s.ready <- struct{}{}
 		}
-		if strings.Contains(lines.Text(), "FATAL CONFIG FILE ERROR") {
-			_ = s.orders.Close() // it has ended, and the keeper is to follow
+		// A server that ends because of its configuration says what is wrong with
+		// which line in the one after that. The keeper is to follow it.
+		if wrong {
+			_ = s.orders.Close()
 		}
+		wrong = strings.HasPrefix(lines.Text(), ">>> ")
 	}
 }
 

@@ -244,7 +244,7 @@ func TestDefault(t *testing.T) {
 				for _, s := range both {
 					for _, name := range []string{"requirepass", "masterauth"} {
 						if got := lines(do(t, s, "CONFIG", "GET", name)); got[1] != after {
-							t.Errorf("%s is not the new password", name)
+							t.Fatalf("%s is not the new password", name) // else the replica would never come
 						}
 					}
 				}
