@@ -83,6 +83,7 @@ func withServers(m *testing.M) (int, error) {
 	if err := awaitLink(replica); err != nil {
 		return 1, err
 	}
+	fmt.Fprintln(os.Stderr, "the server is", primary.Version)
 	return m.Run(), nil
 }
 
