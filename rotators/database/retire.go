@@ -60,7 +60,7 @@ func (d *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	old := a.current
 	old.User, old.Password = was.User, was.Password
 	a.pending = a.current
-	if twins(old.User, a.current.User) {
+	if !a.Nodes && twins(old.User, a.current.User) {
 		a.pending.User, a.pending.Password = old.User, d.retired(a.current.Password, old.User)
 	}
 	if !was.sameAccount(old) || old.User != a.pending.User || old.Password.Equal(a.pending.Password) {
