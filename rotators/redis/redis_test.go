@@ -393,6 +393,27 @@ func TestRetire(t *testing.T) {
 	}
 }
 
+// That one server refuses the old password does not say that all do.
+func TestRetirementIsProvedOnEachServer(t *testing.T) {
+	both := []*servers.RedisServer{primary, replica}
+	previous := newUser(t, "retiring", "before", both...)
+	current := with(t, previous, "after")
+	for _, s := range both {
+		do(t, s, "ACL", "SETUSER", "retiring", ">after")
+	}
+	w := &wire{before: func(n int) error {
+		if n == 5 { // the first login after the change: two made it, and two proved the current password
+			do(t, replica, "ACL", "SETUSER", "retiring", ">before")
+		}
+		return nil
+	}}
+	err := w.rotator().(rotators.Retirer).Retire(t.Context(), rotators.Rotation{
+		Current: current, Settings: rotators.Settings{Strategy: "overlap"},
+		Previous: func(context.Context) (rotators.Secret, error) { return previous, nil },
+	})
+	want{text: fmt.Sprintf("localhost:%d still accepts the password .* was withdrawn", replica.Port)}.check(t, err, "before", "after")
+}
+
 // A user that is called like the second of two alternating users proves nothing: an
 // admin must not change the password of another user for it.
 func TestRetireLeavesOthersAlone(t *testing.T) {
