@@ -487,6 +487,10 @@ func TestCallsOfThePlannerForRetirements(t *testing.T) {
 				p.Tags["rekey:retire"] = "1 " + time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
 			}))
 		}
+		// These two are not its to touch.
+		for key, value := range map[string]string{"rekey:paused": "yes", "rekey:stage": "other"} {
+			l.add(time.Now(), func(p *localaws.Parameter) { p.Tags["rekey:retire"], p.Tags[key] = "1", value })
+		}
 		l.must(l.Tick(l.Context(), "planner"))
 		operations, _ := l.counts()
 		asked := len(l.sent) - operations["SendMessageBatch"]
