@@ -495,7 +495,7 @@ func TestCallsOfThePlannerForRetirements(t *testing.T) {
 		operations, _ := l.counts()
 		asked := len(l.sent) - operations["SendMessageBatch"]
 		// The tags and the parameters are looked at once more.
-		if budget := 2*parameters/100 + 2*parameters/10 + 10/50 + 20; asked > budget {
+		if budget := 2*parameters/100 + 2*parameters/10 + 20; asked > budget {
 			t.Errorf("%d calls, budget %d; %v", asked, budget, operations)
 		}
 		if most := l.mostInASecond("GetParameters"); most > 10 {
