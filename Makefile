@@ -11,7 +11,7 @@ STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-race test-moto test-mysql sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-mariadb tools-mysql tools-redis tools-aws tools-ssh build-SecretRotator build-ParameterPlanner build-ParameterRotator
+.PHONY: help build package test test-race test-moto test-mysql test-redis sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-mariadb tools-mysql tools-redis tools-redis-8 tools-valkey tools-aws tools-ssh build-SecretRotator build-ParameterPlanner build-ParameterRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ test-moto: tools build ## the shipped function against moto, another implementat
 test-mysql: tools-mysql ## the whole MySQL and MariaDB suite on a real MySQL, which it fetches
 	REKEY_MYSQL_BIN=$(MYSQL) go test -count=1 ./rotators/mysql ./internal/watch -v -run . | tee $(MYSQL).log | grep -E '^(the server is|ok|FAIL|--- FAIL|    --- FAIL)'; \
 		test $$(grep -c '^ok' $(MYSQL).log) = 2
+
+test-redis: tools-redis-8 tools-valkey ## the whole Redis suite on a newer Redis and on Valkey, which it fetches
+	@for d in $(REDIS) $(VALKEY); do \
+		REKEY_REDIS_BIN=$$d go test -count=1 -v ./rotators/redis >$$d.log; \
+		grep -E '^(the server is|ok|FAIL|--- FAIL|    --- FAIL)' $$d.log; grep -q '^ok' $$d.log || exit 1; done
 
 sweep: tools-postgres ## crash a rotation of a real PostgreSQL at every point, and print how many there are
 	@go test -count=1 -v -run TestCrashSweep ./functions | grep -E '^(crash sweep|ok|FAIL|--- FAIL|    )'
@@ -104,22 +109,32 @@ tools-redis:
 tools-mariadb:
 	@command -v mariadbd >/dev/null && command -v my_print_defaults >/dev/null || $(call install,--no-install-recommends mariadb-server-core mariadb-client-core)
 
-# MySQL, which Debian has in its next release only: the newest that is there, with
-# all that it needs, unpacked beside the system and not into it. apt finds it by lists
-# of its own, at the mirror the system's are from.
-MYSQL := /var/tmp/rekey-tools/mysql
+# What Debian has in its next release only: the newest that is there, with all that
+# it needs, unpacked beside the system and not into it. apt finds it by lists of its
+# own, at the mirror the system's are from.
+MYSQL  := /var/tmp/rekey-tools/mysql
+REDIS  := /var/tmp/rekey-tools/redis
+VALKEY := /var/tmp/rekey-tools/valkey
 tools-mysql:
-	@test -x $(MYSQL)/usr/sbin/mysqld || { \
-		command -v apt-get >/dev/null || { echo "make test-mysql needs a Debian with apt"; exit 1; }; \
-		echo "fetching MySQL into $(MYSQL)"; \
-		MIRROR=$$(apt-get indextargets --format '$$(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1) && \
-		test -n "$$MIRROR" && D=$$(mktemp -d) && mkdir -p $$D/lists/partial $$D/cache/archives/partial && touch $$D/status && \
-		echo "deb $$MIRROR sid main" >$$D/sources.list && \
-		APT="apt-get -qq -o Dir::Etc::SourceList=$$D/sources.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$$D/lists \
-			-o Dir::State::Status=$$D/status -o Dir::Cache=$$D/cache -o APT::Sandbox::User=root -o Debug::NoLocking=1" && \
-		$$APT update && $$APT install --yes --download-only --no-install-recommends mysql-server-core && \
-		for f in $$D/cache/archives/*.deb; do dpkg -x $$f $$D/root || exit 1; done && \
-		mkdir -p $(dir $(MYSQL)) && rm -rf $(MYSQL) && mv $$D/root $(MYSQL) && chmod -R a+rX /var/tmp/rekey-tools && rm -rf $$D; }
+	@test -x $(MYSQL)/usr/sbin/mysqld || $(call fetch,mysql-server-core,$(MYSQL))
+tools-redis-8:
+	@test -x $(REDIS)/usr/bin/redis-server || $(call fetch,redis-server,$(REDIS))
+tools-valkey:
+	@test -x $(VALKEY)/usr/bin/valkey-server || $(call fetch,valkey-server,$(VALKEY))
+
+# fetch PACKAGE,FOLDER from Debian's next release.
+define fetch
+{ command -v apt-get >/dev/null || { echo "fetching $(1) needs a Debian with apt"; exit 1; }; \
+  echo "fetching $(1) into $(2)"; \
+  MIRROR=$$(apt-get indextargets --format '$$(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1) && \
+  test -n "$$MIRROR" && D=$$(mktemp -d) && mkdir -p $$D/lists/partial $$D/cache/archives/partial && touch $$D/status && \
+  echo "deb $$MIRROR sid main" >$$D/sources.list && \
+  APT="apt-get -qq -o Dir::Etc::SourceList=$$D/sources.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$$D/lists \
+    -o Dir::State::Status=$$D/status -o Dir::Cache=$$D/cache -o APT::Sandbox::User=root -o Debug::NoLocking=1" && \
+  $$APT update && $$APT install --yes --download-only --no-install-recommends $(1) && \
+  for f in $$D/cache/archives/*.deb; do dpkg -x $$f $$D/root || exit 1; done && \
+  mkdir -p $(dir $(2)) && rm -rf $(2) && mv $$D/root $(2) && chmod -R a+rX /var/tmp/rekey-tools && rm -rf $$D; }
+endef
 
 tools-aws:
 	@command -v aws >/dev/null || $(call install,awscli)

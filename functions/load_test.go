@@ -475,6 +475,38 @@ func TestCallsOfThePlanner(t *testing.T) {
 	}
 }
 
+// A fleet whose graces end together, as after a window in which all were rotated: the
+// planner orders every retirement, and does not let them take all of its time.
+func TestCallsOfThePlannerForRetirements(t *testing.T) {
+	const parameters = 2_000
+	simulated(t, "1.5", func(t *testing.T) {
+		l := newLoad(t, localaws.DefaultQuotas(), 0, 3*time.Minute)
+		l.fill(parameters, 10)
+		for _, name := range l.names {
+			l.must(l.EditParameter(name, func(p *localaws.Parameter) {
+				p.Tags["rekey:retire"] = "1 " + time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
+			}))
+		}
+		// These two are not its to touch.
+		for key, value := range map[string]string{"rekey:paused": "yes", "rekey:stage": "other"} {
+			l.add(time.Now(), func(p *localaws.Parameter) { p.Tags["rekey:retire"], p.Tags[key] = "1", value })
+		}
+		l.must(l.Tick(l.Context(), "planner"))
+		operations, _ := l.counts()
+		asked := len(l.sent) - operations["SendMessageBatch"]
+		// The tags and the parameters are looked at once more.
+		if budget := 2*parameters/100 + 2*parameters/10 + 20; asked > budget {
+			t.Errorf("%d calls, budget %d; %v", asked, budget, operations)
+		}
+		if most := l.mostInASecond("GetParameters"); most > 10 {
+			t.Errorf("%d reads in a second", most)
+		}
+		if retirements, queued := l.last("retirements"), l.last("queued"); retirements != parameters || queued != 10 {
+			t.Errorf("%d retirements and %d rotations are queued", retirements, queued)
+		}
+	})
+}
+
 // mostInASecond is how many calls of an operation there were in any second.
 func (l *load) mostInASecond(operation string) (most int) {
 	var times []time.Time

@@ -252,34 +252,60 @@ func (t *tick) enqueue(ctx context.Context) error {
 	return nil
 }
 
-// retire orders the retirement of what outlived its grace.
+// retire orders the retirement of what outlived its grace, as many at once as one call
+// looks at. It leaves half of the time to rotations: what is ordered is done before the
+// next tick, which comes to the others.
 func (t *tick) retire(ctx context.Context) error {
 	all, err := inventory.Retirements(ctx, t.tagging, t.stage)
 	if err != nil {
 		return err
 	}
-	var orders []queue.Message
-	for _, r := range all {
-		if r.At.After(t.now) {
-			continue
+	all = slices.DeleteFunc(all, func(r inventory.Retirement) bool { return r.At.After(t.now) })
+	deadline, limited := ctx.Deadline()
+	for chunk := range slices.Chunk(all, inventory.LookAtOnce) {
+		if limited && time.Until(deadline) < deadline.Sub(t.now)/2 {
+			return nil
 		}
-		order := queue.Retirement{ARN: r.ARN, Version: r.Version}
-		if p := r.Parameter(); p != nil {
-			if err := t.reads.Wait(ctx); err != nil {
-				return err
-			}
-			if err := inventory.Look(ctx, t.ssm, []*inventory.Parameter{p}); err != nil {
-				return err
-			}
+		orders, err := t.retirements(ctx, chunk)
+		if err != nil {
+			return err
+		}
+		sent, err := queue.Send(ctx, t.queue, t.url, orders)
+		t.retired += sent
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retirements makes orders. A parameter's has its name, which its ARN does not quite
+// tell.
+func (t *tick) retirements(ctx context.Context, chunk []inventory.Retirement) ([]queue.Message, error) {
+	parameters := make([]*inventory.Parameter, len(chunk)) // nil: it is a secret
+	for i, r := range chunk {
+		parameters[i] = r.Parameter()
+	}
+	if look := slices.DeleteFunc(slices.Clone(parameters), func(p *inventory.Parameter) bool { return p == nil }); len(look) > 0 {
+		if err := t.reads.Wait(ctx); err != nil {
+			return nil, err
+		}
+		if err := inventory.Look(ctx, t.ssm, look); err != nil {
+			return nil, err
+		}
+	}
+	var orders []queue.Message
+	for i, p := range parameters {
+		order := &queue.Retirement{ARN: chunk[i].ARN, Version: chunk[i].Version}
+		if p != nil {
 			if p.Version == 0 {
 				continue // deleted; the index of tags is late
 			}
 			order.Name = p.Name
 		}
-		orders = append(orders, queue.Message{Retire: &order})
+		orders = append(orders, queue.Message{Retire: order})
 	}
-	t.retired, err = queue.Send(ctx, t.queue, t.url, orders)
-	return err
+	return orders, nil
 }
 
 func (t *tick) complain(ctx context.Context, p *inventory.Parameter, problem error) {

@@ -1,7 +1,11 @@
 package functions_test
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -21,17 +25,69 @@ import (
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// aged is a secret or a parameter of two alternating users with a grace.
+// retiring is an engine and a strategy that leave something to retire.
+type retiring struct {
+	engine, strategy string
+	host             string
+	port             int
+	admin            bool
+	tags             map[string]string
+	grace            time.Duration
+	user             func(name string) error // makes a user, with the first password
+	login            func(ctx context.Context, user, password string) error
+	refused          func(error) bool
+}
+
+// value is that of a user, as a JSON object.
+func (r retiring) value(user, password string) string {
+	text, _ := json.Marshal(map[string]any{"engine": r.engine, "host": r.host, "port": r.port, "username": user, "password": password, "ssl": false})
+	return string(text)
+}
+
+// aged is a secret or a parameter that such a user logs in with.
 type aged struct {
+	retiring
+	what   string
+	plain  string // the user whose password alone the value is; "": it is a JSON object
 	rotate func()
 	value  func() string
 	tags   func() map[string]string
 	tag    func(key, value string)
+
+	had     []string // the values there were, oldest first
+	version string   // to be retired
 }
 
-// The planner retires what outlived its grace, in both services, through the shipped
-// binaries: before that the old credential logs in, after it is refused, and the next
-// rotation finds its way all the same.
+// logsIn tells whether the server takes a value, by a plain driver.
+func (a *aged) logsIn(t *testing.T, value string) bool {
+	t.Helper()
+	user, password := a.plain, value
+	if a.plain == "" {
+		u, _ := rotators.NewSecret(value).Field("username")
+		p, _ := rotators.NewSecret(value).Field("password")
+		user, password = u.Reveal(), p.Reveal()
+	}
+	err := a.login(t.Context(), user, password)
+	if err != nil && !a.refused(err) {
+		t.Fatalf("%s: cannot tell whether a value logs in: %v", a.what, err)
+	}
+	return err == nil
+}
+
+// works checks which of the values that there were log in, oldest first.
+func (a *aged) works(t *testing.T, when string, want ...bool) {
+	t.Helper()
+	for i, value := range a.had {
+		if got := a.logsIn(t, value); got != want[i] {
+			t.Errorf("%s, %s: value %d logs in: %t", a.what, when, i, got)
+		}
+	}
+}
+
+// The planner retires what outlived its grace, of every engine and in both services,
+// through the shipped binaries: before that the old credential logs in, after it is
+// refused, and the next rotation finds its way all the same. One that comes inside
+// the grace retires the older credential first.
 func TestRetirementAfterTheGrace(t *testing.T) {
 	in := newInstallation(t)
 	in.cloud.Handle("secret-rotator", in.function("secret-rotator"))
@@ -44,27 +100,146 @@ func TestRetirementAfterTheGrace(t *testing.T) {
 			t.Fatalf("%v\n%s", err, in.log.String())
 		}
 	}
-	user := func(admins string) (first string) {
-		user := fmt.Sprintf("app_%d", users.Add(1))
-		admin := "admin_of_" + user
-		for _, sql := range []string{
-			"CREATE ROLE " + user + " LOGIN PASSWORD 'the first password'",
-			"CREATE ROLE " + admin + " LOGIN CREATEROLE PASSWORD 'the admins password'",
-			"GRANT " + user + " TO " + admin + " WITH ADMIN OPTION",
-		} {
-			check(database.Exec(ctx, sql))
+	maria, err := servers.MariaDB(ctx, servers.MySQLOptions{})
+	check(err)
+	t.Cleanup(maria.Stop)
+	redis := servers.StartRedis(t, servers.RedisOptions{ACLFile: true})
+
+	const password = "the first password"
+	makesMariaDB := func(name string) error {
+		return maria.Exec(ctx, "CREATE USER "+name+" IDENTIFIED BY '"+password+"'")
+	}
+	var all []*aged
+	for _, r := range []retiring{
+		{
+			engine: "postgres", strategy: "alternating-users", host: database.Host, port: database.Port, admin: true,
+			tags: map[string]string{"rekey:grace": "7d"}, grace: 7 * 24 * time.Hour,
+			user: func(name string) error {
+				return database.Exec(ctx, "CREATE ROLE "+name+" LOGIN PASSWORD '"+password+"'")
+			},
+			login: database.Login, refused: servers.Refused,
+		},
+		{
+			engine: "mariadb", strategy: "alternating-users", host: maria.Host, port: maria.Port, admin: true,
+			tags: map[string]string{"rekey:grace": "7d"}, grace: 7 * 24 * time.Hour,
+			user: makesMariaDB, login: maria.Login, refused: servers.MySQLRefused,
+		},
+		{
+			engine: "mariadb", strategy: "overlap", host: maria.Host, port: maria.Port, admin: true,
+			tags: map[string]string{"rekey:strategy": "overlap"}, grace: 24 * time.Hour,
+			user: makesMariaDB, login: maria.Login, refused: servers.MySQLRefused,
+		},
+		{
+			engine: "redis", strategy: "overlap", host: redis.Host, port: redis.Port,
+			tags: map[string]string{"rekey:strategy": "overlap"}, grace: 24 * time.Hour,
+			user: func(name string) error {
+				_, err := redis.Do(ctx, "ACL", "SETUSER", name, "on", ">"+password, "+@all")
+				return err
+			},
+			login: redis.Login, refused: servers.RedisRefused,
+		},
+	} {
+		tags := maps.Clone(r.tags)
+		if r.admin {
+			tags["rekey:admin"] = "admin/" + r.engine + "/" + r.strategy
+			admin := map[string][2]string{"postgres": {database.User, database.Password}, "mariadb": {maria.User, maria.Password}}[r.engine]
+			_, err := secrets.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: aws.String(tags["rekey:admin"]), SecretString: aws.String(r.value(admin[0], admin[1]))})
+			check(err)
 		}
-		_, err := secrets.CreateSecret(ctx, &secretsmanager.CreateSecretInput{Name: &admin, SecretString: aws.String(asJSON(admin, "the admins password"))})
-		check(err)
-		return strings.Replace(asJSON(user, "the first password"), "}", `, "masterarn":"`+admin+`" }`, 1)
+		user := func() string {
+			name := fmt.Sprintf("aged_%d", users.Add(1))
+			check(r.user(name))
+			return name
+		}
+		name := "/aged/" + r.engine + "/" + r.strategy
+		all = append(all,
+			in.agedSecret(secrets, check, r, name, r.value(user(), password), tags),
+			in.agedParameter(check, r, name, r.value(user(), password), tags))
+		if r.strategy == "overlap" {
+			tags = maps.Clone(tags)
+			owner := user()
+			tags["rekey:connection"] = (&url.URL{Scheme: r.engine, User: url.User(owner), Host: fmt.Sprintf("%s:%d", r.host, r.port), RawQuery: "ssl=false"}).String()
+			plain := in.agedParameter(check, r, name+"/plain", password, tags)
+			plain.plain = owner
+			all = append(all, plain)
+		}
 	}
 
-	const name = "/aged"
-	in.cloud.AddParameter(localaws.Parameter{Name: name, Type: "SecureString", Value: user("ssm"), Changed: time.Now(), Tags: map[string]string{
-		"rekey:rotator": "postgres", "rekey:every": "30d", "rekey:grace": "7d",
-	}})
+	rotate := func() {
+		t.Helper()
+		for _, a := range all {
+			a.rotate()
+			a.had = append(a.had, a.value())
+			version, at, _ := strings.Cut(a.tags()[rotation.TagRetire], " ")
+			over, err := time.Parse(time.RFC3339, at)
+			if left := time.Until(over); err != nil || version == "" || left < a.grace-time.Hour || left > a.grace+time.Hour {
+				t.Fatalf("%s: the grace of version %q is over at %q\n%s", a.what, version, at, in.log.String())
+			}
+			a.version = version
+		}
+		in.mu.Lock()
+		in.forward += 6 * time.Minute // names of records rest, and so does deduplication
+		in.mu.Unlock()
+	}
+	// over ends every grace, and has the planner find out.
+	over := func() {
+		t.Helper()
+		for _, a := range all {
+			a.tag(rotation.TagRetire, a.version+" "+time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))
+		}
+		in.tick()
+		for _, a := range all {
+			if tags := a.tags(); tags[rotation.TagRetire] != "" || tags[rotation.TagRetired] != a.version {
+				t.Errorf("%s: after the grace the tags are %v", a.what, tags)
+			}
+		}
+	}
+
+	for _, a := range all {
+		a.had = []string{a.value()}
+	}
+	rotate()
+	in.tick() // the grace is not over
+	for _, a := range all {
+		a.works(t, "inside the grace", true, true)
+	}
+	oldest := map[*aged]string{}
+	for _, a := range all {
+		oldest[a] = a.version
+	}
+	rotate()
+	for _, a := range all {
+		a.works(t, "rotated again inside the grace", false, true, true)
+		if retired := a.tags()[rotation.TagRetired]; retired != oldest[a] {
+			t.Errorf("%s: rotated again inside the grace it has retired version %q, not %s", a.what, retired, oldest[a])
+		}
+	}
+	over()
+	for _, a := range all {
+		a.works(t, "after the grace", false, false, true)
+	}
+	rotate()
+	for _, a := range all {
+		a.works(t, "rotated after a retirement", false, false, true, true)
+	}
+	over()
+	for _, a := range all {
+		a.works(t, "after the next grace", false, false, false, true)
+	}
+	if t.Failed() {
+		t.Log(in.log.String())
+	}
+}
+
+// agedParameter makes a parameter.
+func (in *installation) agedParameter(check func(error), r retiring, name, value string, tags map[string]string) *aged {
+	ctx := in.t.Context()
+	tags = maps.Clone(tags)
+	tags["rekey:rotator"], tags["rekey:every"] = r.engine, "30d"
+	in.cloud.AddParameter(localaws.Parameter{Name: name, Type: "SecureString", Value: value, Changed: time.Now(), Tags: tags})
 	nonce := 0
-	parameter := aged{
+	return &aged{
+		retiring: r, what: "parameter " + name,
 		rotate: func() {
 			found, err := paramstore.Describe(ctx, in.ssm, []string{name})
 			check(err)
@@ -74,12 +249,12 @@ func TestRetirementAfterTheGrace(t *testing.T) {
 			check(in.cloud.Idle(ctx, liveQueue))
 		},
 		value: func() string {
-			out, err := in.ssm.GetParameter(ctx, &ssm.GetParameterInput{Name: aws.String(name), WithDecryption: aws.Bool(true)})
+			out, err := in.ssm.GetParameter(ctx, &ssm.GetParameterInput{Name: &name, WithDecryption: aws.Bool(true)})
 			check(err)
 			return *out.Parameter.Value
 		},
 		tags: func() map[string]string {
-			out, err := in.ssm.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{ResourceType: "Parameter", ResourceId: aws.String(name)})
+			out, err := in.ssm.ListTagsForResource(ctx, &ssm.ListTagsForResourceInput{ResourceType: "Parameter", ResourceId: &name})
 			check(err)
 			tags := map[string]string{}
 			for _, tag := range out.TagList {
@@ -88,16 +263,23 @@ func TestRetirementAfterTheGrace(t *testing.T) {
 			return tags
 		},
 		tag: func(key, value string) {
-			_, err := in.ssm.AddTagsToResource(ctx, &ssm.AddTagsToResourceInput{ResourceType: "Parameter", ResourceId: aws.String(name), Tags: []types.Tag{{Key: &key, Value: &value}}})
+			_, err := in.ssm.AddTagsToResource(ctx, &ssm.AddTagsToResourceInput{ResourceType: "Parameter", ResourceId: &name, Tags: []types.Tag{{Key: &key, Value: &value}}})
 			check(err)
 		},
 	}
+}
 
-	created, err := secrets.CreateSecret(ctx, &secretsmanager.CreateSecretInput{
-		Name: aws.String("aged"), SecretString: aws.String(user("secret")), Tags: []smtypes.Tag{{Key: aws.String("rekey:grace"), Value: aws.String("7d")}},
-	})
+// agedSecret makes a secret.
+func (in *installation) agedSecret(secrets *secretsmanager.Client, check func(error), r retiring, name, value string, tags map[string]string) *aged {
+	ctx := in.t.Context()
+	create := &secretsmanager.CreateSecretInput{Name: &name, SecretString: &value}
+	for key, value := range tags {
+		create.Tags = append(create.Tags, smtypes.Tag{Key: aws.String(key), Value: aws.String(value)})
+	}
+	created, err := secrets.CreateSecret(ctx, create)
 	check(err)
-	secret := aged{
+	return &aged{
+		retiring: r, what: "secret " + name,
 		rotate: func() {
 			_, err := secrets.RotateSecret(ctx, &secretsmanager.RotateSecretInput{
 				SecretId: created.ARN, RotationLambdaARN: aws.String(in.cloud.FunctionARN("secret-rotator")),
@@ -124,44 +306,5 @@ func TestRetirementAfterTheGrace(t *testing.T) {
 			_, err := secrets.TagResource(ctx, &secretsmanager.TagResourceInput{SecretId: created.ARN, Tags: []smtypes.Tag{{Key: &key, Value: &value}}})
 			check(err)
 		},
-	}
-
-	login := func(value string) error {
-		v := rotators.NewSecret(value)
-		user, _ := v.Field("username")
-		password, _ := v.Field("password")
-		return database.Login(ctx, user.Reveal(), password.Reveal())
-	}
-	for what, a := range map[string]aged{"a parameter": parameter, "a secret": secret} {
-		for n := 1; n <= 2; n++ {
-			old := a.value()
-			a.rotate()
-			version, at, _ := strings.Cut(a.tags()[rotation.TagRetire], " ")
-			over, err := time.Parse(time.RFC3339, at)
-			if err != nil || over.Before(time.Now().AddDate(0, 0, 6)) || over.After(time.Now().AddDate(0, 0, 8)) {
-				t.Errorf("%s, rotation %d: the grace of version %q is over at %q", what, n, version, at)
-			}
-			in.tick() // the grace is not over
-			if err := login(old); err != nil {
-				t.Errorf("%s, rotation %d: inside the grace the old credential: %v", what, n, err)
-			}
-			a.tag(rotation.TagRetire, version+" "+time.Now().Add(-time.Minute).UTC().Format(time.RFC3339))
-			in.tick()
-			if err := login(old); !servers.Refused(err) {
-				t.Errorf("%s, rotation %d: after the grace the old credential: %v", what, n, err)
-			}
-			if err := login(a.value()); err != nil {
-				t.Errorf("%s, rotation %d: after the grace the current credential: %v", what, n, err)
-			}
-			if tags := a.tags(); tags[rotation.TagRetire] != "" || tags[rotation.TagRetired] != version {
-				t.Errorf("%s, rotation %d: the tags are %v", what, n, tags)
-			}
-			in.mu.Lock()
-			in.forward += 6 * time.Minute // names of records rest, and so does deduplication
-			in.mu.Unlock()
-		}
-	}
-	if t.Failed() {
-		t.Log(in.log.String())
 	}
 }

@@ -92,7 +92,7 @@ type Retirement struct {
 }
 
 // Retirements finds the secrets and parameters of this stage that have such an
-// order, in their tag rekey:retire. Tags that cannot be read are left out: a
+// order, in their tag rekey:retire, and are not paused. Tags that cannot be read are left out: a
 // parameter's are reported where Tagged finds them, a secret's by its next rotation.
 func Retirements(ctx context.Context, client *tagging.Client, stage string) ([]Retirement, error) {
 	var found []Retirement
@@ -112,7 +112,7 @@ func Retirements(ctx context.Context, client *tagging.Client, stage string) ([]R
 				tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
 			}
 			read, err := rotation.ReadTags(tags)
-			if err != nil || read.Retire == "" || tags[rotation.TagPrefix+"stage"] != stage {
+			if err != nil || read.Retire == "" || tags[rotation.TagPrefix+"stage"] != stage || tags[rotation.TagPrefix+"paused"] == "yes" {
 				continue
 			}
 			found = append(found, Retirement{ARN: aws.ToString(resource.ResourceARN), Version: read.Retire, At: read.RetireAt})

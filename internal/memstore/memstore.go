@@ -9,6 +9,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/rekeyhq/rekey/internal/rotation"
@@ -209,7 +210,9 @@ func (s *Store) Retired(_ context.Context, a *rotation.Attempt) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tag(rotation.TagRetired, a.Tags.Retire)
-	delete(s.tags, rotation.TagRetire)
+	if order, _, _ := strings.Cut(s.tags[rotation.TagRetire], " "); order == a.Tags.Retire {
+		delete(s.tags, rotation.TagRetire)
+	}
 	return nil
 }
 

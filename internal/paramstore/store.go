@@ -606,7 +606,15 @@ func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
 	if err := s.tag(ctx, rotation.TagRetired, a.Tags.Retire); err != nil {
 		return err
 	}
-	_, err := s.client.RemoveTagsFromResource(ctx, &ssm.RemoveTagsFromResourceInput{
+	s.tags = nil // as they are now
+	tags, err := s.Tags(ctx)
+	if err != nil {
+		return err
+	}
+	if order, _, _ := strings.Cut(tags[rotation.TagRetire], " "); order != a.Tags.Retire {
+		return nil
+	}
+	_, err = s.client.RemoveTagsFromResource(ctx, &ssm.RemoveTagsFromResourceInput{
 		ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &s.parameter.Name, TagKeys: []string{rotation.TagRetire},
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -247,6 +248,9 @@ func (w *work) create(ctx context.Context) error {
 			// The older one may be all that works, so it is kept: for Set, which
 			// has the target accept the new value and no older one.
 			w.attempt.Note = fmt.Sprintf("readers get a value that the target refuses, so version %s is not retired before there is one that works", w.attempt.Tags.Retire)
+		case errors.Is(err, errNotProved), rotators.IsPermanent(err) && !errors.Is(err, errDoesNotWork):
+			// No retry would help, and a person who would is not waited for.
+			w.attempt.Note = w.mask.hide(fmt.Sprintf("version %s, whose grace this rotation cuts short, may still work, so withdraw its credential by hand: %v", w.attempt.Tags.Retire, err))
 		case err != nil:
 			return fmt.Errorf("retiring version %s, whose grace this rotation cuts short: %w", w.attempt.Tags.Retire, err)
 		}
@@ -388,7 +392,43 @@ func (w *work) retireVersion(ctx context.Context, version string) error {
 		return nil
 	}
 	w.action = retire
-	return w.retireNow(ctx)
+	current, r, err := w.subject(ctx)
+	if err != nil {
+		return err
+	}
+	if err = w.retire(ctx, r, current); err != nil {
+		err = fmt.Errorf("retiring version %s: %w", version, err)
+	}
+	return errors.Join(err, w.restore(ctx, r, current))
+}
+
+// restore has the target accept once more what a rotation made that began while a
+// version was being retired: the target may have been left with the current value,
+// and nothing besides.
+func (w *work) restore(ctx context.Context, r rotators.Rotator, current rotators.Secret) error {
+	before := w.attempt.Current
+	now, err := w.store.Load(ctx, w.id, "")
+	if err != nil {
+		return err
+	}
+	which := PendingValue
+	switch {
+	case now.Tags.Retire == before: // it was promoted, which orders that
+		which = CurrentValue
+	case now.Current != before || now.State == Current:
+		return nil
+	}
+	note := w.attempt.Note
+	w.attempt = now
+	made, err := w.value(ctx, which)
+	if err != nil || made.IsZero() {
+		return err
+	}
+	if err := r.Set(ctx, w.rotation(current, made)); err != nil {
+		return fmt.Errorf("a rotation began meanwhile, and the target may refuse what it made: %w", err)
+	}
+	w.attempt.Note = cmp.Or(note, "a rotation began meanwhile; the target accepts what it made")
+	return nil
 }
 
 // retireNow retires the version that the retire tag names.
@@ -406,13 +446,25 @@ func (w *work) retireNow(ctx context.Context) error {
 // errDoesNotWork says why nothing was retired.
 var errDoesNotWork = errors.New("what readers get does not work, so the older credential was left alone")
 
+// errNotProved says that the rotator did its part, and that this does not show.
+var errNotProved = errors.New("the retirement is not proved")
+
 // retire withdraws the version that the retire tag names, once the current one
 // is known to work, and proves it both ways before it is recorded: the old
-// credential is refused, the current one works.
+// credential is refused, the current one works. A version that holds what readers
+// get, stored anew by hand, is left alone.
 func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.Secret) error {
 	retirer, ok := r.(rotators.Retirer)
 	if !ok {
 		return rotators.Permanent(fmt.Errorf("the rotator %q cannot retire: name in %srotator the one that made the old credential, or withdraw that by hand and remove the tag %s", w.rotator, TagPrefix, TagRetire))
+	}
+	old, err := w.value(ctx, PreviousValue)
+	if err != nil {
+		return err
+	}
+	if old.Equal(current) {
+		w.attempt.Note = fmt.Sprintf("version %s holds what readers get, so it is not retired", w.attempt.Tags.Retire)
+		return nil
 	}
 	if err := r.Test(ctx, w.rotation(rotators.Secret{}, current)); err != nil {
 		return fmt.Errorf("%w: %w", errDoesNotWork, err)
@@ -420,20 +472,16 @@ func (w *work) retire(ctx context.Context, r rotators.Rotator, current rotators.
 	if err := retirer.Retire(ctx, w.rotation(current, rotators.Secret{})); err != nil {
 		return err
 	}
-	old, err := w.value(ctx, PreviousValue)
-	if err != nil {
-		return err
-	}
 	if !old.IsZero() {
 		switch err := r.Test(ctx, w.rotation(rotators.Secret{}, old)); {
 		case err == nil:
-			return fmt.Errorf("the old credential still works: if it stays so withdraw it by hand, then remove the tag %s", TagRetire)
+			return fmt.Errorf("%w: the old credential still works: if it stays so withdraw it by hand, then remove the tag %s", errNotProved, TagRetire)
 		case !rotators.IsRefused(err):
-			return fmt.Errorf("cannot tell whether the old credential still works: %w", err)
+			return fmt.Errorf("%w: cannot tell whether the old credential still works: %w", errNotProved, err)
 		}
 	}
 	if err := r.Test(ctx, w.rotation(rotators.Secret{}, current)); err != nil {
-		return fmt.Errorf("the current credential: %w", err)
+		return fmt.Errorf("%w: the current credential: %w", errNotProved, err)
 	}
 	if err := w.store.Retired(ctx, w.attempt); err != nil {
 		return err

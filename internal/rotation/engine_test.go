@@ -665,8 +665,7 @@ func TestRetirement(t *testing.T) {
 	})
 	t.Run("by a rotator that cannot, it says what to do", func(t *testing.T) {
 		store := memstore.New(rotators.NewSecret(first), map[string]string{rotation.TagRetire: "an-older-version"})
-		store.Begin(other)
-		err := engine(&spy{}).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, other)
+		err := engine(&spy{}).Retire(t.Context(), store, memstore.ID, "an-older-version")
 		if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "remove the tag "+rotation.TagRetire) {
 			t.Errorf("got %v", err)
 		}
@@ -831,6 +830,124 @@ func TestAGraceIsNotCutShortWhileReadersAreRefused(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "version "+memstore.First+" is not retired before there is one that works") {
 		t.Errorf("the log does not say so: %s", log.String())
+	}
+}
+
+// An older credential that cannot be withdrawn, or not be tried, keeps no emergency
+// rotation from being made. What a retry may mend is tried again.
+func TestARetirementThatFailsDoesNotStopTheNextRotation(t *testing.T) {
+	const third = `{"engine":"spy","host":"db.example.com","username":"app","password":"third-password"}`
+	refused := rotators.Refused(errors.New("first-password is wrong"))
+	for name, c := range map[string]struct {
+		retire, old error // what Retire says, and then Test of the old value
+		again       bool
+		note        string
+	}{
+		"it goes":                     {old: refused},
+		"it still works":              {note: "may still work, so withdraw"},
+		"nobody can tell":             {old: errors.New("no route to host"), note: "no route to host"},
+		"it is for a person to mend":  {retire: rotators.Permanent(errors.New("no field in first-password")), note: "no field in [redacted]"},
+		"the target was out of reach": {retire: errors.New("no route to host"), again: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := memstore.New(rotators.NewSecret(first), map[string]string{"rekey:grace": "1h"})
+			store.Begin(token)
+			r := &retiringSpy{}
+			if err := engine(r).Run(t.Context(), store, memstore.ID, token); err != nil {
+				t.Fatal(err)
+			}
+			store.Begin(other)
+			r.retire = func(rotators.Rotation) error { return c.retire }
+			r.create = func(rotators.Rotation) (rotators.Secret, error) { return rotators.NewSecret(third), nil }
+			r.test = func(r rotators.Rotation) error {
+				if r.Pending.Reveal() == first {
+					return c.old
+				}
+				return nil
+			}
+			var log bytes.Buffer
+			e := engine(r)
+			e.Log = slog.New(slog.NewJSONHandler(&log, nil))
+			err := e.Run(t.Context(), store, memstore.ID, other)
+			if current, _ := store.Current(); (err != nil) != c.again || (current == other) == c.again {
+				t.Errorf("version %s is current, and %v", current, err)
+			}
+			if strings.Contains(log.String(), "first-password") || !strings.Contains(log.String(), c.note) || c.note == "" && strings.Contains(log.String(), `"note"`) {
+				t.Errorf("the log is %s", log.String())
+			}
+		})
+	}
+}
+
+// What readers had, stored anew by hand, is not an old credential.
+func TestAnOldValueStoredAgainIsNotRetired(t *testing.T) {
+	store := memstore.New(rotators.NewSecret(first), map[string]string{"rekey:grace": "1h"})
+	store.Begin(token)
+	r := &retiringSpy{}
+	if err := engine(r).Run(t.Context(), store, memstore.ID, token); err != nil {
+		t.Fatal(err)
+	}
+	store.Put("by-hand", rotators.NewSecret(first))
+	if err := engine(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
+		t.Error(err)
+	}
+	store.Begin(other)
+	if err := engine(r).Run(t.Context(), store, memstore.ID, other); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(strings.Join(r.calls, ", "), "Retire") {
+		t.Errorf("the rotator was asked: %v", r.calls)
+	}
+}
+
+// A worker that retires may be slow, and a rotation begin meanwhile. The target must
+// accept in the end what that makes.
+func TestRetirementThatARotationOvertakes(t *testing.T) {
+	const third = `{"engine":"spy","host":"db.example.com","username":"app","password":"third-password"}`
+	for _, last := range []rotation.Step{rotation.CreateSecret, rotation.TestSecret, rotation.FinishSecret} {
+		t.Run("up to "+last.String(), func(t *testing.T) {
+			store := memstore.New(rotators.NewSecret(first), map[string]string{"rekey:grace": "1h"})
+			store.Begin(token)
+			accepts := map[string]bool{first: true}
+			r := &retiringSpy{}
+			r.set = func(r rotators.Rotation) error {
+				accepts = map[string]bool{r.Pending.Reveal(): true, r.Current.Reveal(): accepts[r.Current.Reveal()]}
+				return nil
+			}
+			r.test = func(r rotators.Rotation) error {
+				if !accepts[r.Pending.Reveal()] {
+					return rotators.Refused(errors.New("wrong password"))
+				}
+				return nil
+			}
+			if err := engine(r).Run(t.Context(), store, memstore.ID, token); err != nil {
+				t.Fatal(err)
+			}
+			slow := true
+			r.retire = func(retirement rotators.Rotation) error {
+				if slow {
+					slow = false
+					store.Begin(other)
+					r.create = func(rotators.Rotation) (rotators.Secret, error) { return rotators.NewSecret(third), nil }
+					for step := rotation.CreateSecret; step <= last; step++ {
+						if err := engine(r).Step(t.Context(), store, step, memstore.ID, other); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				accepts = map[string]bool{retirement.Current.Reveal(): true}
+				return nil
+			}
+			if err := engine(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
+				t.Error(err)
+			}
+			if !accepts[second] || !accepts[third] {
+				t.Errorf("the target accepts %v", accepts)
+			}
+			if order, _, _ := strings.Cut(store.Tags()[rotation.TagRetire], " "); (order == token) != (last == rotation.FinishSecret) {
+				t.Errorf("the order is to retire %q", order)
+			}
+		})
 	}
 }
 

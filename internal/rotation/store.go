@@ -72,7 +72,8 @@ type Store interface {
 	// can lose what is to be retired.
 	Promote(ctx context.Context, a *Attempt) error
 
-	// Retired records that a.Tags.Retire is retired.
+	// Retired records that a.Tags.Retire is retired, and takes the order away, unless
+	// that names another version since.
 	Retired(ctx context.Context, a *Attempt) error
 }
 

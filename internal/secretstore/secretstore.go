@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
@@ -268,7 +269,18 @@ func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
 	if err := s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire); err != nil {
 		return err
 	}
-	_, err := s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: []string{rotation.TagRetire}})
+	// A rotation may have begun and ended meanwhile, and ordered another retirement.
+	secret, err := s.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &a.ID})
+	if err != nil {
+		return fmt.Errorf("describing the secret: %w", err)
+	}
+	for _, tag := range secret.Tags {
+		order, _, _ := strings.Cut(aws.ToString(tag.Value), " ")
+		if aws.ToString(tag.Key) == rotation.TagRetire && order != a.Tags.Retire {
+			return nil
+		}
+	}
+	_, err = s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: []string{rotation.TagRetire}})
 	if err != nil {
 		return fmt.Errorf("removing the tag %s: %w", rotation.TagRetire, err)
 	}

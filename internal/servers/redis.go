@@ -40,6 +40,7 @@ type RedisServer struct {
 	Port     int
 	User     string // a superuser, beside the user default, who needs no password
 	Password string
+	Version  string // "Redis 7.0.15", "Valkey 9.1.2"
 
 	dir     string
 	clients *tls.Config // nil: no TLS
@@ -52,9 +53,10 @@ type RedisServer struct {
 	log strings.Builder
 }
 
-// Redis starts a Redis server. It uses the program that REKEY_REDIS_SERVER names,
-// else redis-server or valkey-server on PATH. Call Stop when done; the server also
-// stops when this process ends without doing so.
+// Redis starts a Redis server: one of the folder REKEY_REDIS_BIN, into which
+// `make test-redis` has unpacked packages of Debian, else redis-server or
+// valkey-server on PATH. Call Stop when done; the server also stops when this
+// process ends without doing so.
 func Redis(ctx context.Context, o RedisOptions) (*RedisServer, error) {
 	program, err := redisServer()
 	if err != nil {
@@ -145,7 +147,7 @@ func (s *RedisServer) Dial(ctx context.Context) (net.Conn, error) {
 // Login logs in and out again, by a plain driver: what it proves owes nothing to
 // rekey's code.
 func (s *RedisServer) Login(ctx context.Context, user, password string) error {
-	conn := s.newClient("", "")
+	conn := s.newClient("", "", -1)
 	defer conn.Close()
 	return conn.Conn().AuthACL(ctx, user, password).Err()
 }
@@ -154,23 +156,25 @@ func (s *RedisServer) Login(ctx context.Context, user, password string) error {
 // wrong, and nothing else.
 func RedisRefused(err error) bool { return redis.HasErrorPrefix(err, "WRONGPASS") }
 
-func (s *RedisServer) newClient(user, password string) *redis.Client {
+func (s *RedisServer) newClient(user, password string, retries int) *redis.Client {
 	return redis.NewClient(&redis.Options{
 		Dialer:          func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Dial(ctx) },
 		Username:        user,
 		Password:        password,
 		Protocol:        2,
 		DisableIdentity: true,
+		DialerRetries:   1,
+		MaxRetries:      retries,
 	})
 }
 
-func (s *RedisServer) start(ctx context.Context, program string, o RedisOptions) error {
+func (s *RedisServer) start(ctx context.Context, program []string, o RedisOptions) error {
 	port, err := freePort()
 	if err != nil {
 		return err
 	}
 	s.Port = port
-	user := fmt.Sprintf("user %s on >%s ~* &* +@all", s.User, s.Password)
+	user := fmt.Sprintf("user %s on >%s ~* +@all", s.User, s.Password)
 	conf := []string{
 		"bind 127.0.0.1",
 		"dir " + s.dir,
@@ -212,11 +216,11 @@ func (s *RedisServer) start(ctx context.Context, program string, o RedisOptions)
 	// process, orderly or not, closes it; then the keeper kills the server and
 	// removes the folder. A group of its own keeps Ctrl-C from it.
 	const script = `dir=$1; shift
-while "$@" </dev/null & read -r again; do kill -9 $!; wait $!; done
+while "$@" </dev/null 2>&1 & read -r again; do kill -9 $!; wait $!; done
 kill -9 $!; wait $!; rm -rf "$dir"`
-	run := []string{program, "redis.conf"}
+	run := append(program, "redis.conf")
 	if o.NoConfig {
-		run = []string{"sh", "-c", `exec "$0" - <redis.conf`, program}
+		run = append([]string{"sh", "-c", `exec "$@" - <redis.conf`, "sh"}, program...)
 	}
 	s.keeper = exec.Command("sh", append([]string{"-c", script, "sh", s.dir}, run...)...)
 	s.keeper.Dir = s.dir
@@ -233,14 +237,26 @@ kill -9 $!; wait $!; rm -rf "$dir"`
 	}
 	s.ready = make(chan struct{}, 1)
 	go s.listen(out)
-	s.client = s.newClient(s.User, s.Password)
-	return s.awaitReady(ctx)
+	s.client = s.newClient(s.User, s.Password, 3) // a restart breaks its connections
+	if err := s.awaitReady(ctx); err != nil {
+		return err
+	}
+	info, err := s.client.Info(ctx, "server").Result()
+	for line := range strings.Lines(info) {
+		for field, name := range map[string]string{"redis_version:": "Redis", "valkey_version:": "Valkey"} {
+			// Valkey says which Redis it is like too, and that first.
+			if version, ok := strings.CutPrefix(strings.TrimSpace(line), field); ok {
+				s.Version = name + " " + version
+			}
+		}
+	}
+	return err
 }
 
 // listen keeps what the server says.
 func (s *RedisServer) listen(out io.Reader) {
 	defer close(s.ready)
-	for lines := bufio.NewScanner(out); lines.Scan(); {
+	for lines, wrong := bufio.NewScanner(out), false; lines.Scan(); {
 		s.mu.Lock()
 		s.log.WriteString(lines.Text() + "\n")
 		s.mu.Unlock()
@@ -248,9 +264,12 @@ func (s *RedisServer) listen(out io.Reader) {
 		if strings.Contains(lines.Text(), "Ready to accept connections") {
 			s.ready <- struct{}{}
 		}
-		if strings.Contains(lines.Text(), "FATAL CONFIG FILE ERROR") {
-			_ = s.orders.Close() // it has ended, and the keeper is to follow
+		// A server that ends because of its configuration says what is wrong with
+		// which line in the one after that. The keeper is to follow it.
+		if wrong {
+			_ = s.orders.Close()
 		}
+		wrong = strings.HasPrefix(lines.Text(), ">>> ")
 	}
 }
 
@@ -267,15 +286,23 @@ func (s *RedisServer) awaitReady(ctx context.Context) error {
 }
 
 // redisServer returns the program to run.
-func redisServer() (string, error) {
+func redisServer() ([]string, error) {
 	names := []string{"redis-server", "valkey-server"}
-	if name := os.Getenv("REKEY_REDIS_SERVER"); name != "" {
-		names = []string{name}
+	if root := os.Getenv("REKEY_REDIS_BIN"); root != "" {
+		for _, name := range names {
+			// Its loader, with the libraries that came with it.
+			loaders, _ := filepath.Glob(filepath.Join(root, "usr/lib/*/ld-linux*.so.*"))
+			path, err := exec.LookPath(filepath.Join(root, "usr/bin", name))
+			if err == nil && len(loaders) == 1 {
+				return []string{loaders[0], "--library-path", filepath.Dir(loaders[0]), path}, nil
+			}
+		}
+		return nil, fmt.Errorf("there is no Redis server in the folder %q that REKEY_REDIS_BIN names; run `make test-redis`, which fetches two", root)
 	}
 	for _, name := range names {
 		if path, err := exec.LookPath(name); err == nil {
-			return path, nil
+			return []string{path}, nil
 		}
 	}
-	return "", errors.New("there is no Redis server on this machine; run `make tools-redis`, or: sudo apt-get install --yes redis-server")
+	return nil, errors.New("there is no Redis server on this machine; run `make tools-redis`, or: sudo apt-get install --yes redis-server")
 }

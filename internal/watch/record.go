@@ -102,7 +102,7 @@ func (r *Record) Add(l Login) (changed bool) {
 			last.To = max(last.To, l.To)
 			return false
 		}
-		if l.From < last.From {
+		if l.From < last.From || last.Readers && !l.Readers && l.From < last.To {
 			return false // it began before what is known since, and is late to tell
 		}
 	}

@@ -149,18 +149,21 @@ func TestCounts(t *testing.T) {
 	}
 }
 
-// A login that is late to tell does not split what is known since.
+// A login that is late to tell does not split what is known since: one begun before
+// readers got the credential, or in the moment in which they did.
 func TestLateLogin(t *testing.T) {
-	r := NewRecord("x")
-	r.AddLane("app")
-	ms := time.Millisecond
-	r.Add(Login{From: 0, To: 8 * ms, Outcome: Accepted})
-	r.Add(Login{From: 20 * ms, To: 25 * ms, Outcome: Accepted, Readers: true})
-	if r.Add(Login{From: 10 * ms, To: 30 * ms, Outcome: Accepted}) {
-		t.Error("it changed something")
-	}
-	if lane := r.Lanes[0]; len(lane.Spans) != 2 || lane.Accepted != 3 {
-		t.Errorf("%+v", lane)
+	const ms = time.Millisecond
+	for _, late := range []time.Duration{10 * ms, 20 * ms, 22 * ms} {
+		r := NewRecord("x")
+		r.AddLane("app")
+		r.Add(Login{From: 0, To: 8 * ms, Outcome: Accepted})
+		r.Add(Login{From: 20 * ms, To: 25 * ms, Outcome: Accepted, Readers: true})
+		if r.Add(Login{From: late, To: 30 * ms, Outcome: Accepted}) {
+			t.Errorf("begun at %v it changed something", late)
+		}
+		if lane := r.Lanes[0]; len(lane.Spans) != 2 || lane.Accepted != 3 {
+			t.Errorf("begun at %v: %+v", late, lane)
+		}
 	}
 }
 

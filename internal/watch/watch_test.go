@@ -109,7 +109,7 @@ func TestEndsWhenARotationIsOver(t *testing.T) {
 			t.Errorf("%d logins in 65 s, not a hundred a second", r.Tried)
 		}
 		if n := len(r.Lanes[0].Spans) + len(r.Lanes[1].Spans); n > 7 {
-			t.Errorf("%d spans for what happened", n)
+			t.Errorf("%d spans for what happened: %+v", n, r.Lanes)
 		}
 	})
 }

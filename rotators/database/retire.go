@@ -60,7 +60,7 @@ func (d *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	old := a.current
 	old.User, old.Password = was.User, was.Password
 	a.pending = a.current
-	if twins(old.User, a.current.User) {
+	if !a.Nodes && twins(old.User, a.current.User) {
 		a.pending.User, a.pending.Password = old.User, d.retired(a.current.Password, old.User)
 	}
 	if !was.sameAccount(old) || old.User != a.pending.User || old.Password.Equal(a.pending.Password) {
@@ -82,8 +82,8 @@ func (a *attempt) withdraw(ctx context.Context, old Login) error {
 		holder = a.here(a.current)
 	}
 	session, err := a.open(ctx, holder)
-	if rotators.IsRefused(err) && !a.Nodes {
-		return nil
+	if (rotators.IsRefused(err) || errors.Is(err, ErrLocked)) && !a.Nodes {
+		return nil // whether a locked account still has the password, the engine cannot tell
 	}
 	if err != nil {
 		return notRefused(err)
@@ -110,6 +110,8 @@ func (a *attempt) withdraw(ctx context.Context, old Login) error {
 	}
 	err = a.prove(ctx, pending)
 	switch {
+	case err == nil && a.Nodes:
+		return a.refusedByAll(ctx, old)
 	case err == nil:
 		return nil
 	case rotators.IsRefused(err) && old.User == a.current.User:
@@ -119,6 +121,20 @@ func (a *attempt) withdraw(ctx context.Context, old Login) error {
 	default:
 		return fmt.Errorf("the password of %s was withdrawn, but what it was replaced by could not be tried: %w", old, err)
 	}
+}
+
+// refusedByAll proves that each server refuses a login. The engine's own proof is
+// over with the first that does.
+func (a *attempt) refusedByAll(ctx context.Context, old Login) error {
+	for _, at := range old.Servers() {
+		switch err := a.prove(ctx, at); {
+		case err == nil:
+			return fmt.Errorf("%s:%d still accepts the password of user %q that was withdrawn there: find out what else changes its users", at.Host, at.Port, at.User)
+		case !rotators.IsRefused(err):
+			return err
+		}
+	}
+	return nil
 }
 
 // notRefused takes the mark of a refusal off an error.

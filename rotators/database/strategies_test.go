@@ -372,6 +372,26 @@ func TestRetirePutBack(t *testing.T) {
 	}
 }
 
+// An account that somebody locked lets nobody in, and is left locked.
+func TestRetireALockedAccount(t *testing.T) {
+	s := newServer(t)
+	e := s.engine(http.DefaultTransport, false)
+	open := e.Open
+	e.Open = func(ctx context.Context, l database.Login) (database.Session, error) {
+		if l.User == "app_clone" {
+			return nil, fmt.Errorf("not now: %w", database.ErrLocked)
+		}
+		return open(ctx, l)
+	}
+	err := database.New(e).(rotators.Retirer).Retire(t.Context(), rotators.Rotation{
+		Current: valueOf("app", "number-one"), Settings: rotators.Settings{Admin: "the-admin"}, Lookup: lookup,
+		Previous: func(context.Context) (rotators.Secret, error) { return valueOf("app_clone", "number-zero"), nil },
+	})
+	if err != nil || len(s.sets) > 0 {
+		t.Errorf("%v, and changed were %v", err, s.sets)
+	}
+}
+
 func TestGrace(t *testing.T) {
 	retirer := database.New(database.Engine{}).(rotators.Retirer)
 	for _, c := range []struct {

@@ -17,7 +17,7 @@ import (
 )
 
 // rights are what making a change takes, as ACL SETUSER spells them.
-const rights = "+info +acl|getuser +acl|setuser +acl|users +acl|save +config|get +config|set +config|rewrite"
+const rights = "+info +acl|getuser +acl|setuser +acl|list +acl|save +config|get +config|set +config|rewrite"
 
 // explained is an error in plain words that keeps what it explains.
 type explained struct {
@@ -154,7 +154,11 @@ func (n *node) explain(ctx context.Context, err error, what string) error {
 		e.answer = true
 		switch lower := strings.ToLower(said); {
 		case strings.HasPrefix(said, "NOPERM"):
-			e.text = fmt.Sprintf("user %q may not do what changing a password takes: grant it %s by ACL SETUSER, or name an admin that has these in the tag rekey:admin; %s said: %s", n.login.User, rights, n, said)
+			needs := rights
+			if n.info["cluster_enabled"] == "1" {
+				needs += " +cluster|info"
+			}
+			e.text = fmt.Sprintf("user %q may not do what changing a password takes: grant it %s by ACL SETUSER, or name an admin that has these in the tag rekey:admin; %s said: %s", n.login.User, needs, n, said)
 			return rotators.Permanent(e)
 		case strings.Contains(lower, "unknown command"), strings.Contains(lower, "unknown subcommand"):
 			e.text = fmt.Sprintf("%s does not know what changing a password takes (%s): services such as ElastiCache and MemoryDB have users changed by their own API only, which this rotator does not call, and older servers than Redis 6 have none", n, what)

@@ -65,6 +65,10 @@ func TestRefusals(t *testing.T) {
 			do(t, s, "CLUSTER", "MEET", "127.0.0.1", "1")
 			return v
 		}, `is in a cluster of 2 nodes, and the value names 1: .* "nodes"`},
+		{"a cluster, and no right to ask about it", func(t *testing.T) rotators.Secret {
+			s := servers.StartRedis(t, servers.RedisOptions{Conf: []string{"cluster-enabled yes", fmt.Sprintf("cluster-port %d", clusterPort())}})
+			return newUser(t, "clustered", password, s)
+		}, `grant it .* \+cluster\|info by`},
 		{"nowhere to store", func(t *testing.T) rotators.Secret {
 			return newUser(t, "app", password, servers.StartRedis(t, servers.RedisOptions{NoConfig: true}))
 		}, `started without a configuration file, .* nothing was changed: .*"aclfile"`},
@@ -77,6 +81,11 @@ func TestRefusals(t *testing.T) {
 		{"a name that would keep the server from starting", func(t *testing.T) rotators.Secret {
 			return newUser(t, "o'brien", password, secure)
 		}, `has a user "o'brien", and with a quotation mark .*"aclfile"`},
+		{"a rule that would", func(t *testing.T) rotators.Secret {
+			s := servers.StartRedis(t, servers.RedisOptions{})
+			do(t, s, "ACL", "SETUSER", "other", "~it's:*")
+			return newUser(t, "app", password, s)
+		}, `has a user "other", and with a quotation mark .*"aclfile"`},
 		{"a managed service", func(t *testing.T) rotators.Secret {
 			return newUser(t, "app", password, servers.StartRedis(t, servers.RedisOptions{Conf: []string{`rename-command CONFIG ""`}}))
 		}, `ElastiCache and MemoryDB have users changed by their own API`},

@@ -49,13 +49,13 @@ func (n *node) look(ctx context.Context, user string) error {
 	var (
 		info    *redis.StringCmd
 		getUser *redis.Cmd
-		users   *redis.StringSliceCmd
+		list    *redis.StringSliceCmd
 		config  = map[string]*redis.MapStringStringCmd{"aclfile": nil, "masteruser": nil, "masterauth": nil, "requirepass": nil}
 	)
 	_, err := n.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
 		info = p.Info(ctx)
 		getUser = p.Do(ctx, "ACL", "GETUSER", user)
-		users = p.ACLUsers(ctx)
+		list = p.ACLList(ctx)
 		for _, name := range []string{"aclfile", "masteruser", "masterauth", "requirepass"} {
 			config[name] = p.ConfigGet(ctx, name)
 		}
@@ -95,10 +95,10 @@ func (n *node) look(ctx context.Context, user string) error {
 		return rotators.Permanent(fmt.Errorf("%s was started without a configuration file, so the new password would be lost when it restarts, and nothing was changed: start it with a file that it may write, with \"aclfile\" in it or without", n))
 	}
 	if !n.aclFile {
-		for _, name := range users.Val() {
-			// Redis writes the names as they are, and reads them as quoted.
-			if strings.ContainsAny(name, `"'`) {
-				return rotators.Permanent(fmt.Errorf("%s has a user %q, and with a quotation mark in a name the configuration file that CONFIG REWRITE writes keeps Redis from starting, so nothing was changed: have it store users in an ACL file (\"aclfile\")", n, name))
+		for _, rules := range list.Val() {
+			// Redis writes these lines into the file as they are, and reads them as quoted.
+			if strings.ContainsAny(rules, `"'`) {
+				return rotators.Permanent(fmt.Errorf("%s has a user %q, and with a quotation mark in a name or a rule the configuration file that CONFIG REWRITE writes keeps Redis from starting, so nothing was changed: have it store users in an ACL file (\"aclfile\")", n, strings.Fields(rules)[1]))
 			}
 		}
 	}

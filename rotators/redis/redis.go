@@ -40,7 +40,7 @@
 // users are changed by AWS's API, not by this rotator.
 //
 // Who makes the change, the user itself or an admin, needs the rights
-// +info +acl|getuser +acl|setuser +acl|users +acl|save +config|get +config|set
+// +info +acl|getuser +acl|setuser +acl|list +acl|save +config|get +config|set
 // +config|rewrite, in a cluster also +cluster|info.
 package redis
 

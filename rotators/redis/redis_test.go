@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -244,7 +246,7 @@ func TestDefault(t *testing.T) {
 				for _, s := range both {
 					for _, name := range []string{"requirepass", "masterauth"} {
 						if got := lines(do(t, s, "CONFIG", "GET", name)); got[1] != after {
-							t.Errorf("%s is not the new password", name)
+							t.Fatalf("%s is not the new password", name) // else the replica would never come
 						}
 					}
 				}
@@ -388,6 +390,92 @@ func TestRetire(t *testing.T) {
 		if err := replica.Login(t.Context(), "retiring", "before"); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// That one server refuses the old password does not say that all do.
+func TestRetirementIsProvedOnEachServer(t *testing.T) {
+	both := []*servers.RedisServer{primary, replica}
+	previous := newUser(t, "retiring", "before", both...)
+	current := with(t, previous, "after")
+	for _, s := range both {
+		do(t, s, "ACL", "SETUSER", "retiring", ">after")
+	}
+	w := &wire{before: func(n int) error {
+		if n == 5 { // the first login after the change: two made it, and two proved the current password
+			do(t, replica, "ACL", "SETUSER", "retiring", ">before")
+		}
+		return nil
+	}}
+	err := w.rotator().(rotators.Retirer).Retire(t.Context(), rotators.Rotation{
+		Current: current, Settings: rotators.Settings{Strategy: "overlap"},
+		Previous: func(context.Context) (rotators.Secret, error) { return previous, nil },
+	})
+	want{text: fmt.Sprintf("localhost:%d still accepts the password .* was withdrawn", replica.Port)}.check(t, err, "before", "after")
+}
+
+// A user that is called like the second of two alternating users proves nothing: an
+// admin must not change the password of another user for it.
+func TestRetireLeavesOthersAlone(t *testing.T) {
+	current := newUser(t, "victim_clone", "mine", plain)
+	victim := newUser(t, "victim", "the victim's", plain)
+	admin := newUser(t, "an_admin", "the admin's", plain)
+	before := do(t, plain, "ACL", "GETUSER", "victim")
+	for _, previous := range []rotators.Secret{victim, with(t, victim, "not the victim's")} {
+		err := New(aws.Config{}, nil).(rotators.Retirer).Retire(t.Context(), rotators.Rotation{
+			Current: current, Settings: rotators.Settings{Strategy: "overlap", Admin: "the-admin"},
+			Previous: func(context.Context) (rotators.Secret, error) { return previous, nil },
+			Lookup:   func(context.Context, string) (rotators.Secret, error) { return admin, nil },
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if after := do(t, plain, "ACL", "GETUSER", "victim"); !reflect.DeepEqual(before, after) {
+			t.Errorf("the other user is now %v", after)
+		}
+	}
+}
+
+// Each node of a cluster has users of its own.
+func TestCluster(t *testing.T) {
+	var all []*servers.RedisServer
+	var bus []string
+	for _, aclFile := range []bool{false, true} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		l.Close()
+		bus = append(bus, port)
+		all = append(all, servers.StartRedis(t, servers.RedisOptions{ACLFile: aclFile, Conf: []string{"cluster-enabled yes", "cluster-port " + port}}))
+	}
+	do(t, all[0], "CLUSTER", "MEET", "127.0.0.1", all[1].Port, bus[1])
+	for _, s := range all {
+		for !strings.Contains(do(t, s, "CLUSTER", "INFO").(string), "cluster_known_nodes:2") { // the test run's own limit ends it
+		}
+	}
+	previous := newUser(t, "clustered", "before", all...)
+	for _, s := range all {
+		do(t, s, "ACL", "SETUSER", "clustered", "+cluster|info")
+	}
+	current, r := with(t, previous, "after"), New(aws.Config{}, nil)
+	attempt := rotators.Rotation{
+		Current: previous, Pending: current, Settings: rotators.Settings{Strategy: "overlap"},
+		Previous: func(context.Context) (rotators.Secret, error) { return previous, nil },
+	}
+	if err := r.Set(t.Context(), attempt); err != nil {
+		t.Fatal(err)
+	}
+	if !accepts(t, previous, all...) || !accepts(t, current, all...) {
+		t.Error("not both passwords")
+	}
+	attempt.Current = current
+	if err := r.(rotators.Retirer).Retire(t.Context(), attempt); err != nil {
+		t.Fatal(err)
+	}
+	if accepts(t, previous, all...) || !accepts(t, current, all...) {
+		t.Error("not the password that should work")
 	}
 }
 

@@ -83,6 +83,7 @@ func withServers(m *testing.M) (int, error) {
 	if err := awaitLink(replica); err != nil {
 		return 1, err
 	}
+	fmt.Fprintln(os.Stderr, "the server is", primary.Version)
 	return m.Run(), nil
 }
 
@@ -118,7 +119,7 @@ var changer = strings.Fields("-@all " + rights)
 func newUser(t *testing.T, name, password string, all ...*servers.RedisServer) rotators.Secret {
 	t.Helper()
 	for _, s := range all {
-		args := []any{"ACL", "SETUSER", name, "reset", "on", ">" + password, "~" + "key:*", "&news"}
+		args := []any{"ACL", "SETUSER", name, "reset", "on", ">" + password, "~key:*"}
 		for _, rule := range changer {
 			args = append(args, rule)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
@@ -148,6 +149,25 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 				t.Fatal(err)
 			}
 			if tags := f.Tags(); tags[rotation.TagRetired] != retired || tags[rotation.TagRetire] != "" {
+				t.Errorf("the tags are %v", tags)
+			}
+		}},
+		{"an order that came since stays", func(t *testing.T, ctx context.Context, f Fixture) {
+			token := f.Begin()
+			a := load(t, ctx, f, token)
+			if err := f.Store.PutPending(ctx, a, next); err != nil {
+				t.Fatal(err)
+			}
+			before := *a
+			before.Tags.Retire = "99999999-9999-4999-8999-999999999999"
+			a.Tags.Retire, a.Tags.RetireAt = a.Current, time.Now().Add(time.Hour)
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Store.Retired(ctx, &before); err != nil {
+				t.Fatal(err)
+			}
+			if tags := f.Tags(); tags[rotation.TagRetired] != before.Tags.Retire || tags[rotation.TagRetire] != a.Tags.RetireOrder() {
 				t.Errorf("the tags are %v", tags)
 			}
 		}},
