@@ -80,7 +80,7 @@ func TestTheShippedBinarysErrorType(t *testing.T) {
 	f := function(t, s.endpoint, "", nil)
 	_, err := f.Invoke(t.Context(), s.event("createSecret"))
 	var failed *locallambda.FunctionError
-	if !errors.As(err, &failed) || failed.Type != "StepError" || !strings.Contains(failed.Message, "aurora-mysql, aurora-postgresql, generated, mariadb, mysql, postgres, postgresql, redis, valkey") {
+	if !errors.As(err, &failed) || failed.Type != "StepError" || !strings.Contains(failed.Message, "aurora-mysql, aurora-postgresql, generated, iam-key, mariadb, mysql, postgres, postgresql, redis, valkey") {
 		t.Errorf("got %v", err)
 	}
 	_, err = f.Invoke(t.Context(), []byte(`{}`))

@@ -18,6 +18,7 @@ import (
 	engine "github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/internal/watch"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/iamkey"
 	"github.com/rekeyhq/rekey/rotators/mysql"
 	"github.com/rekeyhq/rekey/rotators/postgres"
 	"github.com/rekeyhq/rekey/rotators/redis"
@@ -229,5 +230,6 @@ func registry(cfg aws.Config) rotators.Registry {
 		"mariadb":           my,
 		"redis":             rd,
 		"valkey":            rd,
+		"iam-key":           iamkey.New(cfg, nil),
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/generated"
+	"github.com/rekeyhq/rekey/rotators/iamkey"
 	"github.com/rekeyhq/rekey/rotators/mysql"
 	"github.com/rekeyhq/rekey/rotators/postgres"
 	"github.com/rekeyhq/rekey/rotators/redis"
@@ -32,6 +33,7 @@ func main() {
 		"mariadb":           my,
 		"redis":             rd,
 		"valkey":            rd,
+		"iam-key":           iamkey.New(cfg, nil),
 		"generated":         generated.New(), // what no other system holds
 	}))
 }
