@@ -50,7 +50,7 @@ test-moto: tools build ## the shipped function against moto, another implementat
 	@command -v moto_server >/dev/null || python3 -m pip install 'moto[server]'
 	go test -tags moto -run Moto -v ./functions
 
-test-mysql: tools-mysql ## the whole MySQL and MariaDB suite on a real MySQL, which it fetches
+test-mysql: tools tools-mysql ## the whole MySQL and MariaDB suite on a real MySQL, which it fetches
 	REKEY_MYSQL_BIN=$(MYSQL) go test -count=1 ./rotators/mysql ./internal/watch -v -run . | tee $(MYSQL).log | grep -E '^(the server is|ok|FAIL|--- FAIL|    --- FAIL)'; \
 		test $$(grep -c '^ok' $(MYSQL).log) = 2
 
