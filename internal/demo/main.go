@@ -1,7 +1,8 @@
 // Command demo shows rekey's main job on this machine, with nothing pretended:
 // it starts private servers and AWS on the laptop, asks Secrets Manager to rotate
 // secrets, lets a schedule tick for two parameters that are due, and counts the logins
-// that are refused meanwhile. The functions that ship do the work, started the way
+// that are refused meanwhile. An access key of IAM and a keyring for JWTs are rotated,
+// too. The functions that ship do the work, started the way
 // Lambda starts them. It exits 0 only if the new passwords then log in, and if the old
 // ones are refused or in their grace, as they should be.
 //
@@ -78,7 +79,7 @@ func run(ctx context.Context, folder string) error {
 	d.config = aws.Config{Region: region, BaseEndpoint: &d.endpoint, Credentials: credentials.NewStaticCredentialsProvider("local", "local", "")}
 	d.secrets = secretsmanager.NewFromConfig(d.config)
 	fmt.Printf("AWS on the laptop listens on %s, with the functions in %s behind it.\n", d.endpoint, folder)
-	return errors.Join(d.secret(ctx), d.parameters(ctx), d.watched(ctx))
+	return errors.Join(d.secret(ctx), d.parameters(ctx), d.accessKey(ctx), d.keyring(ctx), d.watched(ctx))
 }
 
 // function has the cloud invoke the function of that name as it ships.
