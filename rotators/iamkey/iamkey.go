@@ -65,6 +65,7 @@ type issuer struct {
 	ses    string      // the region of SES; "": no password for it
 	user   *identity   // whose keys they are; nil: not known yet
 	client *iam.Client // nil: none yet
+	until  time.Time   // by when a key must be minted for its intent to name it
 }
 
 // identity is an IAM user.
@@ -116,7 +117,11 @@ func (i *issuer) Mint(ctx context.Context, _ string) (apikey.Key, error) {
 	if err != nil {
 		return apikey.Key{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxMint)
+	left := i.until.Sub(i.clock.Time())
+	if left < minMint {
+		return apikey.Key{}, fmt.Errorf("writing the intent for the user %q took so long that a key made now might not be known for rekey's; the next try writes it anew", i.user.name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	out, err := client.CreateAccessKey(ctx, &iam.CreateAccessKeyInput{UserName: &i.user.name}, once)
 	if code(err) == "LimitExceeded" {
@@ -139,37 +144,50 @@ func (i *issuer) full(ctx context.Context, full error) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("%w: %w", apikey.ErrFull, full), err)
 	}
-	recorded, err := i.recorded(ctx)
+	others, err := i.others(ctx, keys)
 	if err != nil {
 		return err
 	}
-	var others []string
-	for _, k := range keys {
-		if !slices.Contains(recorded, k.id) {
-			others = append(others, fmt.Sprintf("%s (%s, made at %s)", k.id, k.status, k.made.UTC().Format(time.RFC3339)))
-		}
-	}
 	if len(others) > 0 {
-		return rotators.Permanent(fmt.Errorf("%w: the user %q has two keys already, and the other one, %s, is none that this secret recorded or rekey is known to have made: find out who uses it, and delete it or give this application a user of its own", apikey.ErrFull, i.user.name, strings.Join(others, ", ")))
+		return i.noRoom(others)
 	}
 	return fmt.Errorf("%w: %w; if IAM lists fewer than two keys of the user %q it is late, and the next try finds the other one", apikey.ErrFull, full, i.user.name)
 }
 
-// recorded returns the ids that the secret holds: of the current and the previous key.
-func (i *issuer) recorded(ctx context.Context) ([]string, error) {
-	current, err := i.ID(i.r.Current)
-	if err != nil {
-		return nil, err
+// noRoom is the error about keys that are not rekey's to revoke.
+func (i *issuer) noRoom(others []key) error {
+	var named []string
+	for _, k := range others {
+		named = append(named, fmt.Sprintf("%s (%s, made at %s)", k.id, k.status, k.made.UTC().Format(time.RFC3339)))
 	}
+	return rotators.Permanent(fmt.Errorf("%w: the user %q has two keys already, and the other one, %s, is none that this secret recorded or rekey is known to have made: find out who uses it, and delete it or give this application a user of its own", apikey.ErrFull, i.user.name, strings.Join(named, ", ")))
+}
+
+// others returns those of the keys that the secret does not hold in any of the versions
+// there are.
+func (i *issuer) others(ctx context.Context, keys []key) ([]key, error) {
 	previous, err := i.r.Previous(ctx)
 	if err != nil {
 		return nil, err
 	}
-	id, err := previous.Field(fieldID)
-	if err != nil || id.IsZero() {
-		return []string{current}, nil // it holds no key
+	without := func(v rotators.Secret) {
+		// A value without an id holds no key.
+		if id, err := v.Field(fieldID); err == nil {
+			keys = slices.DeleteFunc(slices.Clone(keys), func(k key) bool { return k.id == id.Reveal() })
+		}
 	}
-	return []string{current, id.Reveal()}, nil
+	without(i.r.Current)
+	without(previous)
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	for v, err := range i.r.Leftovers(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		without(v)
+	}
+	return keys, nil
 }
 
 // Verify asks STS who it is that the key belongs to. The answer needs no permission,
