@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -203,16 +204,9 @@ type named struct {
 }
 
 func (n *named) RoundTrip(r *http.Request) (*http.Response, error) {
-	body, err := io.ReadAll(r.Body)
+	operation, err := operationOf(r)
 	if err != nil {
 		return nil, err
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	operation := r.Header.Get("X-Amz-Target")
-	operation = operation[strings.Index(operation, ".")+1:]
-	if operation == "" {
-		form, _ := url.ParseQuery(string(body))
-		operation = form.Get("Action")
 	}
 	if n.k.reader != nil {
 		n.k.reader()
@@ -239,21 +233,38 @@ func (n *named) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// lost is a way out on which the replies to an operation are lost.
-type lost struct{ operation string }
+// cut is a way out on which an operation fails: before it has its effect or, if late is
+// set, after it.
+type cut struct {
+	operation string
+	late      bool
+}
 
-func (l *lost) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c *cut) RoundTrip(r *http.Request) (*http.Response, error) {
+	operation, err := operationOf(r)
+	if err != nil || operation != c.operation {
+		return http.DefaultTransport.RoundTrip(r)
+	}
+	if c.late {
+		if resp, err := http.DefaultTransport.RoundTrip(r); err == nil {
+			_ = resp.Body.Close()
+		}
+	}
+	return nil, errors.New("the connection broke")
+}
+
+// operationOf is AWS's name of what a request asks for.
+func operationOf(r *http.Request) (string, error) {
+	if _, operation, ok := strings.Cut(r.Header.Get("X-Amz-Target"), "."); ok {
+		return operation, nil
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	resp, err := http.DefaultTransport.RoundTrip(r)
-	if form, _ := url.ParseQuery(string(body)); err == nil && form.Get("Action") == l.operation {
-		_ = resp.Body.Close()
-		return nil, errors.New("the connection broke")
-	}
-	return resp, err
+	form, err := url.ParseQuery(string(body))
+	return form.Get("Action"), err
 }
 
 // process is one process of both functions that ship, but for its way out.
@@ -640,9 +651,8 @@ func TestCrashSweepOfAnIAMKeyWhileIAMIsLate(t *testing.T) {
 // rekey's, should the reply be lost.
 func TestAnIntentThatIsWrittenSlowly(t *testing.T) {
 	k := newKeyed(t, "secretsmanager", localaws.IAMDelays{})
-	lose := &lost{operation: "CreateAccessKey"}
 	k.slow = map[string]time.Duration{"TagUser": 7 * time.Second}
-	err := k.rotate(t.Context(), lose, token)
+	err := k.rotate(t.Context(), &cut{operation: "CreateAccessKey", late: true}, token)
 	if err == nil || rotators.IsPermanent(err) {
 		t.Fatalf("got %v", err)
 	}
@@ -678,6 +688,180 @@ func TestAnAbandonedAccessKeyIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := k.done(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// For 12 seconds some of AWS know a new key and others do not; of a key that is gone,
+// too. Who reads the secret or parameter all the time is refused at no time, although
+// reading it he may be as unlucky as anybody.
+func TestAnIAMKeyThatFlaps(t *testing.T) {
+	for name, delays := range map[string]localaws.IAMDelays{
+		"the services":         {Keys: 12 * time.Second},
+		"the services and IAM": {Keys: 12 * time.Second, Reads: 12 * time.Second},
+	} {
+		for _, service := range []string{"secretsmanager", "ssm"} {
+			t.Run(name+" in "+service, func(t *testing.T) {
+				k := newKeyed(t, service, delays)
+				ctx, w := t.Context(), &rotatortest.Wire{}
+				tried := map[string]int{} // by key
+				read := func() {
+					value, err := k.current(ctx)
+					if err == nil {
+						err = k.works(ctx, "the key "+idIn(value)+", which a reader got,", value)
+					}
+					if err != nil {
+						t.Errorf("at %s: %v", k.time(), err)
+					}
+					tried[idIn(value)]++
+				}
+				meanwhile := func(d time.Duration) {
+					for ; d > 0; d -= time.Second / 2 {
+						k.pass(time.Second / 2)
+						read()
+					}
+				}
+				k.reader = read
+				for n := 1; n <= 3; n++ {
+					before, err := k.current(ctx)
+					if err != nil {
+						t.Fatal(err)
+					}
+					k.previous = before
+					if n > 1 {
+						k.begin(tokenOf(n))
+					}
+					start := k.time()
+					if err := k.rotate(ctx, w, tokenOf(n)); err != nil {
+						t.Fatal(err)
+					}
+					// 6 seconds at which nobody knows the key, 6 at which some do, and
+					// then 15 without a refusal, of which the last ones may be among those.
+					if took := k.time().Sub(start); took < 21*time.Second || took > time.Minute {
+						t.Errorf("rotation %d waited %v", n, took)
+					}
+					meanwhile(30 * time.Second)
+					k.pass(24 * time.Hour)
+					start = k.time()
+					if err := k.retire(ctx, w); err != nil {
+						t.Fatal(err)
+					}
+					if took := k.time().Sub(start); took < 21*time.Second || took > time.Minute {
+						t.Errorf("retirement %d waited %v", n, took)
+					}
+					meanwhile(30 * time.Second)
+					if err := k.done(ctx); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if len(tried) != 4 || tried[idIn(k.previous)] < 60 {
+					t.Errorf("readers tried %v", tried)
+				}
+			})
+		}
+	}
+}
+
+// The user has a second key that is nobody's business here. The rotation stops and
+// names it, and nothing is changed.
+func TestASecondIAMKey(t *testing.T) {
+	for name, c := range map[string]struct {
+		inactive bool
+		made     string
+	}{
+		"that is used": {false, "Active"},
+		"that is not":  {true, "Inactive"},
+	} {
+		for _, service := range []string{"secretsmanager", "ssm"} {
+			t.Run(name+", in "+service, func(t *testing.T) {
+				k := newKeyed(t, service, localaws.IAMDelays{})
+				ctx := t.Context()
+				theirs, err := k.theirs(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c.inactive {
+					_, err := iam.NewFromConfig(k.person).UpdateAccessKey(ctx, &iam.UpdateAccessKeyInput{UserName: aws.String(keyUser), AccessKeyId: aws.String(idIn(theirs)), Status: "Inactive"})
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				keys, err := k.keys(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				tags, err := k.tags(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				k.pass(time.Hour)
+				for try := 1; try <= 2; try++ {
+					err := k.rotate(ctx, &rotatortest.Wire{}, token)
+					want := fmt.Sprintf("the user %q has two keys already, and the other one, %s (%s, made at 2026-11-24T01:02:03Z), is none that this secret recorded or rekey is known to have made: find out who uses it, and delete it or give this application a user of its own", keyUser, idIn(theirs), c.made)
+					if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), want) {
+						t.Errorf("try %d: got %v", try, err)
+					}
+				}
+				after, err := k.keys(ctx)
+				if err != nil || !maps.Equal(keys, after) {
+					t.Errorf("the keys were %v and are %v (%v)", keys, after, err)
+				}
+				if now, err := k.tags(ctx); err != nil || !maps.Equal(tags, now) {
+					t.Errorf("the tags were %v and are %v (%v)", tags, now, err)
+				}
+				if left, err := k.intents(ctx); err != nil || len(left) > 0 {
+					t.Errorf("intents are left: %v (%v)", left, err)
+				}
+				if value, err := k.current(ctx); err != nil || value != k.first {
+					t.Errorf("the value was changed (%v)", err)
+				}
+				for what, value := range map[string]string{"the secret's key": k.first, "the other key": theirs} {
+					if ok, err := k.accepts(ctx, value); err != nil || ok != (what == "the secret's key" || !c.inactive) {
+						t.Errorf("%s works: %t (%v)", what, ok, err)
+					}
+				}
+				if k.harm != nil {
+					t.Error(k.harm)
+				}
+			})
+		}
+	}
+}
+
+// A person makes a key in the very seconds in which a process died that had written its
+// intent, and uses it. Nothing but that tells it from a stray.
+func TestAnIAMKeyOfTheSameSeconds(t *testing.T) {
+	k := newKeyed(t, "secretsmanager", localaws.IAMDelays{})
+	ctx := t.Context()
+	if err := k.rotate(ctx, &cut{operation: "CreateAccessKey"}, token); err == nil {
+		t.Fatal("the process did not die")
+	}
+	k.pass(time.Second)
+	theirs, err := k.theirs(ctx)
+	if err == nil {
+		err = k.works(ctx, "their key", theirs)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		err = k.rotate(ctx, &rotatortest.Wire{}, token)
+		if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "the other one, "+idIn(theirs)) {
+			t.Errorf("got %v", err)
+		}
+		k.pass(time.Hour)
+	}
+	if err := errors.Join(k.works(ctx, "their key", theirs), k.serves(ctx), k.harm); err != nil {
+		t.Error(err)
+	}
+	// They follow the advice, and the rotation goes on.
+	if _, err := iam.NewFromConfig(k.person).DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: aws.String(keyUser), AccessKeyId: aws.String(idIn(theirs))}); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.all(ctx, &rotatortest.Wire{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.done(ctx); err != nil {
 		t.Error(err)
 	}
 }
