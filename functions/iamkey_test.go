@@ -754,7 +754,28 @@ func TestAnIAMKeyThatFlaps(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if len(tried) != 4 || tried[idIn(k.previous)] < 60 {
+				// Twice within a grace: the older key goes before its time.
+				for n := 4; n <= 5; n++ {
+					var err error
+					if k.previous, err = k.current(ctx); err != nil {
+						t.Fatal(err)
+					}
+					k.begin(tokenOf(n))
+					if err := k.rotate(ctx, w, tokenOf(n)); err != nil {
+						t.Fatal(err)
+					}
+					if err := k.works(ctx, "the previous key, within its grace", k.previous); err != nil {
+						t.Error(err)
+					}
+				}
+				if err := k.retire(ctx, w); err != nil {
+					t.Fatal(err)
+				}
+				meanwhile(30 * time.Second)
+				if err := k.done(ctx); err != nil {
+					t.Error(err)
+				}
+				if len(tried) != 6 || slices.Min(slices.Collect(maps.Values(tried))) < 30 {
 					t.Errorf("readers tried %v", tried)
 				}
 			})
@@ -862,6 +883,44 @@ func TestAnIAMKeyOfTheSameSeconds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := k.done(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// Somebody deletes the new key before anybody has used it: another run of the same
+// attempt that took it for a stray, say. The attempt cannot be finished, and says how to
+// begin another.
+func TestANewIAMKeyThatIsGone(t *testing.T) {
+	k := newKeyed(t, "secretsmanager", localaws.IAMDelays{})
+	ctx := t.Context()
+	secrets, _ := k.process(&rotatortest.Wire{})
+	if _, err := secrets.Invoke(ctx, k.event("createSecret", token)); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := k.keys(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(keys, idIn(k.first))
+	for id := range keys {
+		if _, err := iam.NewFromConfig(k.person).DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: aws.String(keyUser), AccessKeyId: &id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = k.rotate(ctx, &rotatortest.Wire{}, token)
+	if err == nil || !strings.Contains(err.Error(), "if it stays so, give this attempt up: take the label AWSPENDING off version "+token+", or delete the record of the parameter's pending value, and rotate anew") {
+		t.Errorf("got %v", err)
+	}
+	_, err = secretsmanager.NewFromConfig(k.person).UpdateSecretVersionStage(ctx, &secretsmanager.UpdateSecretVersionStageInput{SecretId: &k.arn, VersionStage: aws.String("AWSPENDING"), RemoveFromVersionId: aws.String(token)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.begin(tokenOf(2))
+	if err := errors.Join(k.serves(ctx), k.rotate(ctx, &rotatortest.Wire{}, tokenOf(2))); err != nil {
+		t.Fatal(err)
+	}
+	k.pass(24 * time.Hour)
+	if err := errors.Join(k.retire(ctx, &rotatortest.Wire{}), k.done(ctx)); err != nil {
 		t.Error(err)
 	}
 }

@@ -252,6 +252,9 @@ func (x *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 		return err
 	}
 	err = x.settled(ctx, a, func() error { return a.Verify(ctx, r.Pending) })
+	if rotators.IsRefused(err) {
+		return fmt.Errorf("the new key %s: %w; if it stays so, give this attempt up: take the label AWSPENDING off version %s, or delete the record of the parameter's pending value, and rotate anew", pending, err, r.Token)
+	}
 	if err != nil {
 		return fmt.Errorf("the new key %s: %w", pending, err)
 	}

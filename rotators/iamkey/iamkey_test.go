@@ -331,3 +331,28 @@ func TestSMTPPassword(t *testing.T) {
 		}
 	}
 }
+
+// A key's time is of IAM's clock, and the intent's of the function's. If the two differ
+// by more than the intent allows for, a key of somebody else's could be taken for a
+// stray. So nothing is minted.
+func TestAClockThatIsWrong(t *testing.T) {
+	for by, right := range map[time.Duration]bool{-time.Minute: false, -4 * time.Second: false, 0: true, 4 * time.Second: false, time.Minute: false} {
+		t.Run(by.String(), func(t *testing.T) {
+			c := newCloud(t, localaws.Config{})
+			ahead := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Date", time.Now().Add(by).UTC().Format(http.TimeFormat))
+				c.ServeHTTP(w, r)
+			}))
+			t.Cleanup(ahead.Close)
+			v := c.value("app")
+			c.endpoint = ahead.URL
+			_, err := New(c.config(nil, "local", "local"), c.apikey()).Create(t.Context(), rotation(v, rotators.Settings{}))
+			if right != (err == nil) || !right && !strings.Contains(err.Error(), "clock") {
+				t.Errorf("got %v", err)
+			}
+			if ids, err := c.ids(t.Context(), "app"); err != nil || len(ids) == 1 == right {
+				t.Errorf("the user has %d keys (%v)", len(ids), err)
+			}
+		})
+	}
+}

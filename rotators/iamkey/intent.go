@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 
@@ -95,12 +96,16 @@ func (i *issuer) Begin(ctx context.Context, token string) error {
 	for _, k := range keys {
 		n.before = append(n.before, k.id)
 	}
-	_, err = i.client.TagUser(ctx, &iam.TagUserInput{UserName: &i.user.name, Tags: []types.Tag{{Key: &n.key, Value: aws.String(n.String())}}})
+	out, err := i.client.TagUser(ctx, &iam.TagUserInput{UserName: &i.user.name, Tags: []types.Tag{{Key: &n.key, Value: aws.String(n.String())}}})
 	if code(err) == "LimitExceeded" {
 		return rotators.Permanent(fmt.Errorf("the user %q has as many tags as IAM allows, and rekey needs one more while it rotates: take one off: %w", i.user.name, err))
 	}
 	if err != nil {
 		return i.explain("TagUser", err)
+	}
+	// IAM's answer is of a whole second, and half of one later on average.
+	if off, ok := middleware.GetAttemptSkew(out.ResultMetadata); ok && (off+time.Second/2).Abs() > blur+time.Second/2 {
+		return fmt.Errorf("the clock here and IAM's differ by %v, so no key is made: its time would not tell whose it is; set this clock right", off.Round(time.Second))
 	}
 	i.until = n.to
 	return nil
