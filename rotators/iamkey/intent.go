@@ -65,8 +65,8 @@ func parseIntent(key, text string) (n intent, ok bool) {
 	return intent{key: key, token: parts[0], from: from, to: to, before: parts[3:]}, err == nil && toErr == nil
 }
 
-// shown is when IAM lists at the latest what was minted.
-func (n intent) shown() time.Time { return n.to.Add(settling) }
+// spent tells whether IAM lists by now what the intent was for, however late it is.
+func (n intent) spent(now time.Time) bool { return now.Sub(n.to) > 15*time.Minute }
 
 // minted tells whether a key was made while the intent held.
 func (n intent) minted(k key) bool {
@@ -87,7 +87,7 @@ func (i *issuer) Begin(ctx context.Context, token string) error {
 			return i.noRoom(others)
 		}
 	}
-	if err := i.forget(ctx, func(n intent) bool { return i.clock.Time().After(n.shown()) }); err != nil {
+	if err := i.forget(ctx, func(n intent) bool { return n.spent(i.clock.Time()) }); err != nil {
 		return err
 	}
 	now := i.clock.Time()
@@ -113,7 +113,7 @@ func (i *issuer) Begin(ctx context.Context, token string) error {
 
 // Done takes off the intents of this token and those that are spent.
 func (i *issuer) Done(ctx context.Context, token string) error {
-	return i.forget(ctx, func(n intent) bool { return n.token == token || i.clock.Time().After(n.shown()) })
+	return i.forget(ctx, func(n intent) bool { return n.token == token || n.spent(i.clock.Time()) })
 }
 
 // forget takes the intents off for which over is true.
@@ -137,7 +137,9 @@ func (i *issuer) forget(ctx context.Context, over func(intent) bool) error {
 	return nil
 }
 
-// Strays returns the keys that were minted by the intents there are.
+// Strays returns the keys that were minted by the intents there are. One that IAM does
+// not list yet takes a place all the same: then there is none to mint another, and the
+// next try finds it.
 func (i *issuer) Strays(ctx context.Context, keep ...string) ([]string, error) {
 	intents, err := i.intents(ctx)
 	if err != nil || len(intents) == 0 {
@@ -146,17 +148,6 @@ func (i *issuer) Strays(ctx context.Context, keep ...string) ([]string, error) {
 	keys, err := i.keys(ctx)
 	if err != nil {
 		return nil, err
-	}
-	// IAM may not list yet what was minted a moment ago. As many as there can be leave
-	// none to be hidden.
-	last := slices.MaxFunc(intents, func(a, b intent) int { return a.to.Compare(b.to) })
-	if late := last.shown().Sub(i.clock.Time()); late > 0 && len(keys) < maxKeys {
-		if err := i.clock.Wait(ctx, late); err != nil {
-			return nil, fmt.Errorf("waiting until IAM lists what an earlier run may have minted: %w", err)
-		}
-		if keys, err = i.keys(ctx); err != nil {
-			return nil, err
-		}
 	}
 	var strays []string
 	for _, k := range keys {
