@@ -356,3 +356,32 @@ func TestAClockThatIsWrong(t *testing.T) {
 		})
 	}
 }
+
+// Attempts that never get to mint leave no more than their last intents behind.
+func TestIntentsDoNotPileUp(t *testing.T) {
+	c := newCloud(t, localaws.Config{Fault: func(call localaws.Call) localaws.Fault {
+		if call.Operation == "CreateAccessKey" {
+			return localaws.RefuseBefore
+		}
+		return localaws.None
+	}})
+	v := c.value("app")
+	for range 60 { // more than a user can have tags
+		_, err := New(c.config(nil, "local", "local"), c.apikey()).Create(t.Context(), rotation(v, rotators.Settings{}))
+		if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), `arn:aws:iam::000000000000:user/app may not call iam:CreateAccessKey for the user "app"; see the policy in docs/rotators/iamkey.md`) {
+			t.Fatalf("got %v", err)
+		}
+		c.pause(t.Context(), 10*time.Minute)
+	}
+	tags := 0
+	for pages := iam.NewListUserTagsPaginator(c.iam(), &iam.ListUserTagsInput{UserName: aws.String("app")}); pages.HasMorePages(); {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		tags += len(page.Tags)
+	}
+	if tags < 1 || tags > 2 {
+		t.Errorf("the user has %d tags", tags)
+	}
+}
