@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,9 @@ import (
 	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/internal/localaws"
 	"github.com/rekeyhq/rekey/internal/servers"
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/apikey"
+	"github.com/rekeyhq/rekey/rotators/iamkey"
 )
 
 // account is an AWS that the environment of this test names, with a database and
@@ -91,6 +95,7 @@ func (a *account) value(user, more string) string {
 func TestWatch(t *testing.T) {
 	a := newAccount(t)
 	t.Run("rotate", a.watchRotate)
+	t.Run("a key", a.watchKey)
 	t.Run("refuses", a.watchRefuses)
 	t.Run("ends", a.watchEnds)
 }
@@ -123,6 +128,42 @@ func (a *account) watchRotate(t *testing.T) {
 		if strings.Contains(stdout+stderr+string(picture), "hunter2") {
 			t.Error("a password is in what was written")
 		}
+	}
+}
+
+// An access key is tried by asking STS.
+func (a *account) watchKey(t *testing.T) {
+	id, secret := a.cloud.AddAccessKey(a.cloud.AddUser(localaws.User{UserName: "mailer"}))
+	client := secretsmanager.NewFromConfig(a.config)
+	created, err := client.CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
+		Name: aws.String("shop/key"), SecretString: aws.String(fmt.Sprintf(`{"UserName":"mailer","AccessKeyId":%q,"SecretAccessKey":%q}`, id, secret)),
+		Tags: []types.Tag{{Key: aws.String("rekey:rotator"), Value: aws.String("iam-key")}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.cloud.Handle("secret-rotator", dry{})
+	_, err = client.RotateSecret(t.Context(), &secretsmanager.RotateSecretInput{
+		SecretId: created.ARN, RotationLambdaARN: aws.String(a.cloud.FunctionARN("secret-rotator")), RotateImmediately: aws.Bool(false),
+		RotationRules: &types.RotationRulesType{AutomaticallyAfterDays: aws.Int64(30)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.cloud.Wait(t.Context(), *created.ARN); err != nil {
+		t.Fatal(err)
+	}
+	var ahead atomic.Int64 // by which the function's clock is, that does not wait for IAM
+	a.cloud.Handle("secret-rotator", functions.SecretRotator(a.config, rotators.Registry{"iam-key": iamkey.New(a.config, &apikey.Clock{
+		Now:   func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+		Pause: func(ctx context.Context, d time.Duration) error { ahead.Add(int64(d)); return ctx.Err() },
+	})}))
+	status, stdout, stderr := rekey(t.Context(), "", "watch", "--rotate", "shop/key")
+	if status != succeeded || !regexp.MustCompile(`(?s)1 mailer  .*2 mailer \(new\) .* logins with what readers got, none was refused\.\n$`).MatchString(stdout) {
+		t.Errorf("exit status %d, stderr %s, stdout\n%s", status, stderr, stdout)
+	}
+	if strings.Contains(stdout+stderr, secret) {
+		t.Error("a secret is in what was written")
 	}
 }
 

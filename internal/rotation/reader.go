@@ -34,11 +34,12 @@ func (r *Reader) User(stored rotators.Secret) string {
 	if err != nil {
 		return ""
 	}
-	user, err := value.Field("username")
-	if err != nil {
-		return ""
+	for _, name := range []string{"username", "UserName"} { // as IAM spells it
+		if user, err := value.Field(name); err == nil && !user.IsZero() {
+			return user.Reveal()
+		}
 	}
-	return user.Reveal()
+	return ""
 }
 
 // work is a new one for each call, because it learns the values of that call.

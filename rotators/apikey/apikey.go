@@ -43,7 +43,7 @@ type Issuer interface {
 	// permanent error.
 	ID(v rotators.Secret) (string, error)
 	// Begin records that the attempt of this token is about to mint, for issuers whose
-	// keys cannot carry the token. Others do nothing.
+	// keys cannot carry the token. It is called before each Mint. Others do nothing.
 	Begin(ctx context.Context, token string) error
 	// Mint makes a new key. The error wraps ErrFull if the account has as many keys as
 	// it may.
@@ -154,10 +154,7 @@ func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Sec
 	if err := a.sweep(ctx, a.current, a.previous); err != nil {
 		return rotators.Secret{}, err
 	}
-	if err := a.Begin(ctx, r.Token); err != nil {
-		return rotators.Secret{}, fmt.Errorf("recording that a key is about to be minted: %w", err)
-	}
-	key, err := a.Mint(ctx, r.Token)
+	key, err := a.mint(ctx, r.Token)
 	if errors.Is(err, ErrFull) {
 		key, err = a.mintInPlace(ctx, r, err)
 	}
@@ -171,6 +168,14 @@ func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Sec
 		}
 	}
 	return value, nil
+}
+
+// mint mints a key once the intent is recorded.
+func (a account) mint(ctx context.Context, token string) (Key, error) {
+	if err := a.Begin(ctx, token); err != nil {
+		return Key{}, err
+	}
+	return a.Mint(ctx, token)
 }
 
 // fill replaces a field, or adds it.
@@ -208,7 +213,7 @@ func (a account) mintInPlace(ctx context.Context, r rotators.Rotation, full erro
 		if err := a.Revoke(ctx, id); err != nil {
 			return Key{}, fmt.Errorf("%w; revoking the older key %s to make some: %w", full, id, err)
 		}
-		key, err := a.Mint(ctx, r.Token)
+		key, err := a.mint(ctx, r.Token)
 		if !errors.Is(err, ErrFull) {
 			slog.WarnContext(ctx, "there was no room for another key, so an older one of this secret's was revoked before its time", "secret", r.ID, "key", id)
 			return key, err
@@ -247,6 +252,9 @@ func (x *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 		return err
 	}
 	err = x.settled(ctx, a, func() error { return a.Verify(ctx, r.Pending) })
+	if rotators.IsRefused(err) {
+		return fmt.Errorf("the new key %s: %w; if it stays so, give this attempt up: take the label AWSPENDING off version %s, or delete the record of the parameter's pending value, and rotate anew", pending, err, r.Token)
+	}
 	if err != nil {
 		return fmt.Errorf("the new key %s: %w", pending, err)
 	}

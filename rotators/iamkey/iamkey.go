@@ -65,10 +65,11 @@ type issuer struct {
 	ses    string      // the region of SES; "": no password for it
 	user   *identity   // whose keys they are; nil: not known yet
 	client *iam.Client // nil: none yet
+	until  time.Time   // by when a key must be minted for its intent to name it
 }
 
 // identity is an IAM user.
-type identity struct{ arn, account, name string }
+type identity struct{ arn, partition, account, name string }
 
 // check reads the options.
 func (i *issuer) check() error {
@@ -97,6 +98,9 @@ func (i *issuer) ID(v rotators.Secret) (string, error) {
 		}
 		if name == fieldID {
 			id = f.Reveal()
+			if strings.HasPrefix(id, "ASIA") { // as STS issues them
+				return "", rotators.Permanent(fmt.Errorf("the key %s is a temporary one, which ends by itself: store a key of an IAM user", id))
+			}
 		}
 		// So that nothing is minted that could not be stored.
 		if _, err := v.Replace(name, rotators.NewSecret("x")); err != nil {
@@ -116,7 +120,11 @@ func (i *issuer) Mint(ctx context.Context, _ string) (apikey.Key, error) {
 	if err != nil {
 		return apikey.Key{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxMint)
+	left := i.until.Sub(i.clock.Time())
+	if left < minMint {
+		return apikey.Key{}, fmt.Errorf("writing the intent for the user %q took so long that a key made now might not be known for rekey's; the next try writes it anew", i.user.name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	out, err := client.CreateAccessKey(ctx, &iam.CreateAccessKeyInput{UserName: &i.user.name}, once)
 	if code(err) == "LimitExceeded" {
@@ -139,37 +147,50 @@ func (i *issuer) full(ctx context.Context, full error) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("%w: %w", apikey.ErrFull, full), err)
 	}
-	recorded, err := i.recorded(ctx)
+	others, err := i.others(ctx, keys)
 	if err != nil {
 		return err
 	}
-	var others []string
-	for _, k := range keys {
-		if !slices.Contains(recorded, k.id) {
-			others = append(others, fmt.Sprintf("%s (%s, made at %s)", k.id, k.status, k.made.UTC().Format(time.RFC3339)))
-		}
-	}
 	if len(others) > 0 {
-		return rotators.Permanent(fmt.Errorf("%w: the user %q has two keys already, and the other one, %s, is none that this secret recorded or rekey is known to have made: find out who uses it, and delete it or give this application a user of its own", apikey.ErrFull, i.user.name, strings.Join(others, ", ")))
+		return i.noRoom(others)
 	}
 	return fmt.Errorf("%w: %w; if IAM lists fewer than two keys of the user %q it is late, and the next try finds the other one", apikey.ErrFull, full, i.user.name)
 }
 
-// recorded returns the ids that the secret holds: of the current and the previous key.
-func (i *issuer) recorded(ctx context.Context) ([]string, error) {
-	current, err := i.ID(i.r.Current)
-	if err != nil {
-		return nil, err
+// noRoom is the error about keys that are not rekey's to revoke.
+func (i *issuer) noRoom(others []key) error {
+	var named []string
+	for _, k := range others {
+		named = append(named, fmt.Sprintf("%s (%s, made at %s)", k.id, k.status, k.made.UTC().Format(time.RFC3339)))
 	}
+	return rotators.Permanent(fmt.Errorf("%w: the user %q has two keys already, and the other one, %s, is none that this secret recorded or rekey is known to have made: find out who uses it, and delete it or give this application a user of its own", apikey.ErrFull, i.user.name, strings.Join(named, ", ")))
+}
+
+// others returns those of the keys that the secret does not hold in any of the versions
+// there are.
+func (i *issuer) others(ctx context.Context, keys []key) ([]key, error) {
 	previous, err := i.r.Previous(ctx)
 	if err != nil {
 		return nil, err
 	}
-	id, err := previous.Field(fieldID)
-	if err != nil || id.IsZero() {
-		return []string{current}, nil // it holds no key
+	without := func(v rotators.Secret) {
+		// A value without an id holds no key.
+		if id, err := v.Field(fieldID); err == nil {
+			keys = slices.DeleteFunc(slices.Clone(keys), func(k key) bool { return k.id == id.Reveal() })
+		}
 	}
-	return []string{current, id.Reveal()}, nil
+	without(i.r.Current)
+	without(previous)
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	for v, err := range i.r.Leftovers(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		without(v)
+	}
+	return keys, nil
 }
 
 // Verify asks STS who it is that the key belongs to. The answer needs no permission,
@@ -218,10 +239,10 @@ func (i *issuer) identity(ctx context.Context, v rotators.Secret) (*identity, er
 	name := path[strings.LastIndex(path, "/")+1:]
 	if said, err := v.Field(fieldUser); err != nil {
 		return nil, err
-	} else if !said.IsZero() && said.Reveal() != name {
+	} else if !said.IsZero() && !strings.EqualFold(said.Reveal(), name) { // IAM does not tell names apart by case
 		return nil, rotators.Permanent(fmt.Errorf("the field %s says %q, and the key belongs to %s: put one of them right", fieldUser, said.Reveal(), who))
 	}
-	return &identity{arn: who.String(), account: who.AccountID, name: name}, nil
+	return &identity{arn: who.String(), partition: who.Partition, account: who.AccountID, name: name}, nil
 }
 
 // refused tells whether AWS said that a key is wrong. It says SignatureDoesNotMatch of a
@@ -286,7 +307,7 @@ func (i *issuer) iam(ctx context.Context) (*iam.Client, error) {
 	if admin := i.r.Settings.Admin; admin == "" {
 		cfg, err = i.as(holder)
 	} else {
-		cfg, err = i.assume(admin)
+		cfg, err = i.assume(ctx, admin)
 	}
 	if err != nil {
 		return nil, err
@@ -325,36 +346,26 @@ func (i *issuer) holder(ctx context.Context) (rotators.Secret, error) {
 	return rotators.Secret{}, fmt.Errorf("no key that the secret holds works, so nothing says whose keys to rotate; if it stays so, make a key for the user and store it by hand: %s", errors.Join(refused...))
 }
 
-// assume returns the configuration of the role of that ARN.
-func (i *issuer) assume(admin string) (aws.Config, error) {
+// assume returns the configuration of the role of that ARN. Its session, of an hour, is
+// longer than any step.
+func (i *issuer) assume(ctx context.Context, admin string) (aws.Config, error) {
 	role, err := arn.Parse(admin)
 	if err != nil || role.Service != "iam" || !strings.HasPrefix(role.Resource, "role/") {
 		return aws.Config{}, rotators.Permanent(fmt.Errorf("rekey:admin=%s is not the ARN of a role, and iam-key has no other admins: name one, or none, and the key rotates itself", admin))
 	}
-	if role.AccountID != i.user.account {
+	if role.AccountID != i.user.account || role.Partition != i.user.partition {
 		return aws.Config{}, rotators.Permanent(fmt.Errorf("the role %s is of another account than the user %s, and there a user of the same name would be somebody else", admin, i.user.arn))
 	}
-	cfg := i.cfg.Copy()
-	cfg.Credentials = aws.NewCredentialsCache(&assumed{client: sts.NewFromConfig(i.cfg), role: admin})
-	return cfg, nil
-}
-
-// assumed are the credentials of a role.
-type assumed struct {
-	client *sts.Client
-	role   string
-}
-
-func (a *assumed) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	out, err := a.client.AssumeRole(ctx, &sts.AssumeRoleInput{RoleArn: &a.role, RoleSessionName: aws.String("rekey")})
-	if err != nil {
-		return aws.Credentials{}, fmt.Errorf("assuming the role %s, which rekey:admin names: %w", a.role, err)
+	out, err := sts.NewFromConfig(i.cfg).AssumeRole(ctx, &sts.AssumeRoleInput{RoleArn: &admin, RoleSessionName: aws.String("rekey")})
+	if code(err) == "AccessDenied" {
+		return aws.Config{}, rotators.Permanent(fmt.Errorf("this function may not assume the role %s, which rekey:admin names: its own policy and the role's trust policy must both allow it; see docs/rotators/iamkey.md: %w", admin, err))
 	}
-	c := out.Credentials
-	return aws.Credentials{
-		AccessKeyID: aws.ToString(c.AccessKeyId), SecretAccessKey: aws.ToString(c.SecretAccessKey), SessionToken: aws.ToString(c.SessionToken),
-		CanExpire: true, Expires: aws.ToTime(c.Expiration),
-	}, nil
+	if err != nil {
+		return aws.Config{}, fmt.Errorf("assuming the role %s, which rekey:admin names: %w", admin, err)
+	}
+	cfg := i.cfg.Copy()
+	cfg.Credentials = credentials.NewStaticCredentialsProvider(aws.ToString(out.Credentials.AccessKeyId), aws.ToString(out.Credentials.SecretAccessKey), aws.ToString(out.Credentials.SessionToken))
+	return cfg, nil
 }
 
 // explain says what to do about an error of IAM's.

@@ -1,11 +1,15 @@
 package iamkey
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -152,3 +156,232 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+// rotation is one of a value, with nothing before it.
+func rotation(v rotators.Secret, s rotators.Settings) rotators.Rotation {
+	return rotators.Rotation{
+		ID: "arn:aws:secretsmanager:eu-west-1:000000000000:secret:shop/key-AbCdEf", Token: "11111111-1111-4111-8111-111111111111",
+		Current: v, Settings: s,
+		Previous: func(context.Context) (rotators.Secret, error) { return rotators.Secret{}, nil },
+		Leftovers: func(context.Context) iter.Seq2[rotators.Secret, error] {
+			return func(func(rotators.Secret, error) bool) {}
+		},
+	}
+}
+
+// What cannot be rotated is refused with a sentence, and nothing is written to IAM.
+func TestRefuses(t *testing.T) {
+	mine := func(c *cloud) rotators.Secret { return c.value("App") }
+	admin := func(arn string) rotators.Settings { return rotators.Settings{Admin: arn} }
+	for name, c := range map[string]struct {
+		value    func(*cloud) rotators.Secret
+		settings rotators.Settings
+		want     string
+	}{
+		"a role of another account":      {mine, admin("arn:aws:iam::222222222222:role/keys"), "the role arn:aws:iam::222222222222:role/keys is of another account than the user arn:aws:iam::000000000000:user/App, and there a user of the same name would be somebody else"},
+		"a role of another partition":    {mine, admin("arn:aws-cn:iam::000000000000:role/keys"), "the role arn:aws-cn:iam::000000000000:role/keys is of another account than the user arn:aws:iam::000000000000:user/App"},
+		"an admin that is a secret":      {mine, admin("arn:aws:secretsmanager:eu-west-1:000000000000:secret:admin-AbCdEf"), "is not the ARN of a role"},
+		"an admin that is a user":        {mine, admin("arn:aws:iam::000000000000:user/admin"), "is not the ARN of a role"},
+		"an admin that is a name":        {mine, admin("admin"), "rekey:admin=admin is not the ARN of a role, and iam-key has no other admins: name one, or none, and the key rotates itself"},
+		"an admin that is a session":     {mine, admin("arn:aws:sts::000000000000:assumed-role/keys/me"), "is not the ARN of a role"},
+		"a role that may not be assumed": {mine, admin("arn:aws:iam::000000000000:role/unknown"), "this function may not assume the role arn:aws:iam::000000000000:role/unknown, which rekey:admin names"},
+		"a strategy":                     {mine, rotators.Settings{Strategy: "single-user"}, "remove it"},
+		"an unknown option":              {mine, rotators.Settings{Options: map[string]string{"ses": "eu-west-1", "region": "eu-west-1"}}, `iam-key has no option "region"; there is: ses=REGION`},
+		"a user that it is not":          {func(c *cloud) rotators.Secret { return replaced(c.value("App"), `"App"`, `"boss"`) }, rotators.Settings{}, `the field UserName says "boss", and the key belongs to arn:aws:iam::000000000000:user/App: put one of them right`},
+		"a key without its secret":       {func(c *cloud) rotators.Secret { return replaced(c.value("App"), "SecretAccessKey", "Secret") }, rotators.Settings{}, `the value has no field "SecretAccessKey"`},
+		"a key that is no user's": {func(c *cloud) rotators.Secret {
+			return rotators.NewSecret(`{"AccessKeyId":"local","SecretAccessKey":"any"}`)
+		}, rotators.Settings{}, "the key belongs to arn:aws:iam::000000000000:root, and only those of IAM users can be rotated: give the application a user"},
+		"a temporary key, of a role":        {session, rotators.Settings{}, "is a temporary one"},
+		"a user that has no room for a tag": {tagged, rotators.Settings{}, `the user "tagged" has as many tags as IAM allows, and rekey needs one more while it rotates: take one off`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cloud := newCloud(t, localaws.Config{})
+			cloud.AddRole(role)
+			v := c.value(cloud)
+			_, err := New(cloud.config(nil, "local", "local"), cloud.apikey()).Create(t.Context(), rotation(v, c.settings))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v", err)
+			}
+			if !rotators.IsPermanent(err) {
+				t.Error("it is not permanent")
+			}
+			if secret := field(t, v, "SecretAccessKey"); rotators.IsRefused(err) || len(secret) == 40 && strings.Contains(err.Error(), secret) {
+				t.Errorf("got %v", err)
+			}
+			for _, call := range cloud.Calls() {
+				if strings.HasPrefix(call.Operation, "Create") || strings.HasPrefix(call.Operation, "Update") || strings.HasPrefix(call.Operation, "Delete") {
+					t.Errorf("and yet there was %s", call.Operation)
+				}
+			}
+		})
+	}
+}
+
+// replaced is a value with one text in the place of another.
+func replaced(v rotators.Secret, old, with string) rotators.Secret {
+	return rotators.NewSecret(strings.Replace(v.Reveal(), old, with, 1))
+}
+
+// session is a key that belongs to somebody who has assumed the role.
+func session(c *cloud) rotators.Secret {
+	out, err := sts.NewFromConfig(c.config(nil, "local", "local")).AssumeRole(context.Background(), &sts.AssumeRoleInput{RoleArn: aws.String(role), RoleSessionName: aws.String("me")})
+	if err != nil {
+		panic(err)
+	}
+	return rotators.NewSecret(fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":%q,"SessionToken":%q}`, *out.Credentials.AccessKeyId, *out.Credentials.SecretAccessKey, *out.Credentials.SessionToken))
+}
+
+// tagged is the key of a user who has all the tags there may be.
+func tagged(c *cloud) rotators.Secret {
+	tags := map[string]string{}
+	for n := range 50 {
+		tags[fmt.Sprintf("tag %d", n)] = "x"
+	}
+	c.AddUser(localaws.User{UserName: "tagged", Tags: tags})
+	id, secret := c.AddAccessKey("arn:aws:iam::000000000000:user/tagged")
+	return rotators.NewSecret(fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":%q}`, id, secret))
+}
+
+// IAM does not tell names of users apart by case, and a path is no part of them.
+func TestUserName(t *testing.T) {
+	c := newCloud(t, localaws.Config{})
+	id, secret := c.AddAccessKey(c.AddUser(localaws.User{UserName: "App", Path: "/shop/web/"}))
+	v := rotators.NewSecret(fmt.Sprintf(`{"UserName":"app","AccessKeyId":%q,"SecretAccessKey":%q}`, id, secret))
+	made, err := New(c.config(nil, "local", "local"), c.apikey()).Create(t.Context(), rotation(v, rotators.Settings{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := c.accepts(t.Context(), made); !ok || field(t, made, "UserName") != "app" {
+		t.Errorf("the new value is refused (%v), or of another user", err)
+	}
+}
+
+// Before a key is deleted it is said when it was used last, and no secret with it.
+func TestLogsTheLastUse(t *testing.T) {
+	for name, want := range map[string]string{
+		"used":  `level=INFO msg="revoking a key" user=arn:aws:iam::000000000000:user/app key=AKIA\w{16} "last used"=2026-11-24T01:02:03Z`,
+		"never": `level=INFO msg="revoking a key; nobody is known to have used it" user=arn:aws:iam::000000000000:user/app key=AKIA\w{16}`,
+		"gone":  `level=INFO msg="revoking a key; when it was used last is not known" user=arn:aws:iam::000000000000:user/app key=AKIA\w{16} error=".*AccessDenied.*"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var c *cloud
+			var old rotators.Secret
+			c = newCloud(t, localaws.Config{Fault: func(call localaws.Call) localaws.Fault {
+				if name == "gone" && call.Operation == "GetAccessKeyLastUsed" {
+					return localaws.RefuseBefore
+				}
+				return localaws.None
+			}})
+			old = c.value("app")
+			if name == "used" {
+				if ok, err := c.accepts(t.Context(), old); !ok {
+					t.Fatal(err)
+				}
+			}
+			c.pause(t.Context(), time.Hour)
+			id, secret := c.AddAccessKey("arn:aws:iam::000000000000:user/app")
+			r := rotation(rotators.NewSecret(fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":%q}`, id, secret)), rotators.Settings{})
+			r.Previous = func(context.Context) (rotators.Secret, error) { return old, nil }
+
+			var log bytes.Buffer
+			before := slog.Default()
+			slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+			err := New(c.config(nil, "local", "local"), c.apikey()).(rotators.Retirer).Retire(t.Context(), r)
+			slog.SetDefault(before)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !regexp.MustCompile(want).MatchString(log.String()) || !strings.Contains(log.String(), field(t, old, "AccessKeyId")) {
+				t.Errorf("logged %s", log.String())
+			}
+			for _, v := range []rotators.Secret{old, r.Current} {
+				if strings.Contains(log.String(), field(t, v, "SecretAccessKey")) {
+					t.Errorf("a secret is in the log: %s", log.String())
+				}
+			}
+			asked, deleted := 0, 0
+			for _, call := range c.Calls() {
+				switch call.Operation {
+				case "GetAccessKeyLastUsed":
+					asked = call.N
+				case "DeleteAccessKey":
+					deleted = call.N
+				}
+			}
+			if asked == 0 || deleted < asked {
+				t.Errorf("the last use was asked for by call %d, and the key deleted by call %d", asked, deleted)
+			}
+			if ok, err := c.accepts(t.Context(), old); ok || err != nil {
+				t.Errorf("the old key works (%v)", err)
+			}
+		})
+	}
+}
+
+// The vectors are those that the AWS provider of Terraform tests itself with; the
+// algorithm that the developer guide of SES gives in Python makes the same of them.
+func TestSMTPPassword(t *testing.T) {
+	for _, c := range []struct{ region, secret, want string }{
+		{"eu-central-1", "some+secret+key", "BMXhUYlu5Z3gSXVQORxlVa7XPaz91aGWdfHxvkOZdWZ2"},
+		{"eu-central-1", "another+secret+key", "BBbphbrQmrKMx42d1N6+C7VINYEBGI5v9VsZeTxwskfh"},
+		{"us-west-1", "some+secret+key", "BH+jbMzper5WwlwUar9E1ySBqHa9whi0GPo+sJ0mVYJj"},
+	} {
+		if got := smtpPassword(c.secret, c.region).Reveal(); got != c.want {
+			t.Errorf("%s in %s: %s", c.secret, c.region, got)
+		}
+	}
+}
+
+// A key's time is of IAM's clock, and the intent's of the function's. If the two differ
+// by more than the intent allows for, a key of somebody else's could be taken for a
+// stray. So nothing is minted.
+func TestAClockThatIsWrong(t *testing.T) {
+	for by, right := range map[time.Duration]bool{-time.Minute: false, -4 * time.Second: false, 0: true, 4 * time.Second: false, time.Minute: false} {
+		t.Run(by.String(), func(t *testing.T) {
+			c := newCloud(t, localaws.Config{})
+			ahead := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Date", time.Now().Add(by).UTC().Format(http.TimeFormat))
+				c.ServeHTTP(w, r)
+			}))
+			t.Cleanup(ahead.Close)
+			v := c.value("app")
+			c.endpoint = ahead.URL
+			_, err := New(c.config(nil, "local", "local"), c.apikey()).Create(t.Context(), rotation(v, rotators.Settings{}))
+			if right != (err == nil) || !right && !strings.Contains(err.Error(), "clock") {
+				t.Errorf("got %v", err)
+			}
+			if ids, err := c.ids(t.Context(), "app"); err != nil || len(ids) == 1 == right {
+				t.Errorf("the user has %d keys (%v)", len(ids), err)
+			}
+		})
+	}
+}
+
+// Attempts that never get to mint leave no more than their last intents behind.
+func TestIntentsDoNotPileUp(t *testing.T) {
+	c := newCloud(t, localaws.Config{Fault: func(call localaws.Call) localaws.Fault {
+		if call.Operation == "CreateAccessKey" {
+			return localaws.RefuseBefore
+		}
+		return localaws.None
+	}})
+	v := c.value("app")
+	for range 60 { // more than a user can have tags
+		_, err := New(c.config(nil, "local", "local"), c.apikey()).Create(t.Context(), rotation(v, rotators.Settings{}))
+		if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), `arn:aws:iam::000000000000:user/app may not call iam:CreateAccessKey for the user "app"; see the policy in docs/rotators/iamkey.md`) {
+			t.Fatalf("got %v", err)
+		}
+		c.pause(t.Context(), 10*time.Minute)
+	}
+	tags := 0
+	for pages := iam.NewListUserTagsPaginator(c.iam(), &iam.ListUserTagsInput{UserName: aws.String("app")}); pages.HasMorePages(); {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		tags += len(page.Tags)
+	}
+	if tags < 1 || tags > 2 {
+		t.Errorf("the user has %d tags", tags)
+	}
+}

@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
+
+	"github.com/rekeyhq/rekey/rotators"
 )
 
 // An access key has no name, so nothing about it says who made it. The intent says so:
@@ -19,13 +23,18 @@ import (
 // before, if it was made in the few seconds in which rekey may have made it, and if
 // nobody has used it, because the secret half of a stray is known to nobody.
 
-// tagIntent is the user's tag. Its value: the token of the attempt, from when to when it
-// may mint, and the ids of the keys there were before, with spaces between.
-const tagIntent = "rekey:intent"
+// tagIntent begins the key of the user's tag. What follows is different each time, so
+// that no intent is written over while IAM does not show it yet. The value: the token of
+// the attempt, from when to when it may mint, and the ids of the keys there were before,
+// with spaces between.
+const tagIntent = "rekey:intent:"
 
 // maxMint is how long a mint may take: a longer time would have more keys of others in
 // it. IAM answers within a second.
 const maxMint = 5 * time.Second
+
+// minMint is how much of that must be left.
+const minMint = time.Second
 
 // maxKeys is how many keys a user of IAM can have.
 const maxKeys = 2
@@ -34,6 +43,7 @@ const maxKeys = 2
 const blur = time.Second
 
 type intent struct {
+	key      string // of the tag
 	token    string
 	from, to time.Time
 	before   []string
@@ -45,87 +55,103 @@ func (n intent) String() string {
 
 // parseIntent reads the tag. What is not one is nobody's intent, so nothing is a stray
 // by it.
-func parseIntent(text string) (n intent, ok bool) {
+func parseIntent(key, text string) (n intent, ok bool) {
 	parts := strings.Fields(text)
 	if len(parts) < 3 {
 		return intent{}, false
 	}
 	from, err := time.Parse(time.RFC3339, parts[1])
 	to, toErr := time.Parse(time.RFC3339, parts[2])
-	return intent{token: parts[0], from: from, to: to, before: parts[3:]}, err == nil && toErr == nil
+	return intent{key: key, token: parts[0], from: from, to: to, before: parts[3:]}, err == nil && toErr == nil
 }
+
+// spent tells whether IAM lists by now what the intent was for, however late it is.
+func (n intent) spent(now time.Time) bool { return now.Sub(n.to) > 15*time.Minute }
 
 // minted tells whether a key was made while the intent held.
 func (n intent) minted(k key) bool {
 	return !slices.Contains(n.before, k.id) && !k.made.Before(n.from.Add(-blur)) && !k.made.After(n.to.Add(blur))
 }
 
-// Begin writes the intent.
+// Begin writes an intent, and takes off those that are spent: Strays has looked by them.
 func (i *issuer) Begin(ctx context.Context, token string) error {
 	keys, err := i.keys(ctx)
 	if err != nil {
 		return err
 	}
-	// One that is there and that nobody recorded may be a stray whose intent IAM does
-	// not show yet: another intent would take it out of rekey's hands for good.
-	recorded, err := i.recorded(ctx)
-	if err != nil {
+	if len(keys) >= maxKeys {
+		// One that nobody recorded may be a stray whose intent IAM does not show yet.
+		if others, err := i.others(ctx, keys); err != nil {
+			return err
+		} else if len(others) > 0 {
+			return i.noRoom(others)
+		}
+	}
+	if err := i.forget(ctx, func(n intent) bool { return n.spent(i.clock.Time()) }); err != nil {
 		return err
 	}
-	if len(keys) >= maxKeys && slices.ContainsFunc(keys, func(k key) bool { return !slices.Contains(recorded, k.id) }) {
-		return i.full(ctx, fmt.Errorf("there are %d keys", len(keys)))
-	}
-	from := i.clock.Time().Truncate(time.Second)
-	n := intent{token: token, from: from, to: from.Add(maxMint)}
+	now := i.clock.Time()
+	n := intent{key: tagIntent + strconv.FormatInt(now.UnixMilli(), 10), token: token, from: now.Truncate(time.Second)}
+	n.to = n.from.Add(maxMint)
 	for _, k := range keys {
 		n.before = append(n.before, k.id)
 	}
-	client, err := i.iam(ctx)
-	if err != nil {
-		return err
+	out, err := i.client.TagUser(ctx, &iam.TagUserInput{UserName: &i.user.name, Tags: []types.Tag{{Key: &n.key, Value: aws.String(n.String())}}})
+	if code(err) == "LimitExceeded" {
+		return rotators.Permanent(fmt.Errorf("the user %q has as many tags as IAM allows, and rekey needs one more while it rotates: take one off: %w", i.user.name, err))
 	}
-	_, err = client.TagUser(ctx, &iam.TagUserInput{UserName: &i.user.name, Tags: []types.Tag{{Key: aws.String(tagIntent), Value: aws.String(n.String())}}})
 	if err != nil {
 		return i.explain("TagUser", err)
 	}
+	// IAM's answer is of a whole second, and half of one later on average.
+	if off, ok := middleware.GetAttemptSkew(out.ResultMetadata); ok && (off+time.Second/2).Abs() > blur+time.Second/2 {
+		return fmt.Errorf("the clock here and IAM's differ by %v, so no key is made: its time would not tell whose it is; set this clock right", off.Round(time.Second))
+	}
+	i.until = n.to
 	return nil
 }
 
-// Done takes the intent off, if it is the one of this token.
+// Done takes off the intents of this token and those that are spent.
 func (i *issuer) Done(ctx context.Context, token string) error {
-	n, ok, err := i.intent(ctx)
-	if err != nil || !ok || n.token != token {
+	return i.forget(ctx, func(n intent) bool { return n.token == token || n.spent(i.clock.Time()) })
+}
+
+// forget takes the intents off for which over is true.
+func (i *issuer) forget(ctx context.Context, over func(intent) bool) error {
+	all, err := i.intents(ctx)
+	if err != nil {
 		return err
 	}
-	if _, err := i.client.UntagUser(ctx, &iam.UntagUserInput{UserName: &i.user.name, TagKeys: []string{tagIntent}}); err != nil {
+	var keys []string
+	for _, n := range all {
+		if over(n) {
+			keys = append(keys, n.key)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	if _, err := i.client.UntagUser(ctx, &iam.UntagUserInput{UserName: &i.user.name, TagKeys: keys}); err != nil {
 		return i.explain("UntagUser", err)
 	}
 	return nil
 }
 
-// Strays returns the keys that were minted by the intent there is.
+// Strays returns the keys that were minted by the intents there are. One that IAM does
+// not list yet takes a place all the same: then there is none to mint another, and the
+// next try finds it.
 func (i *issuer) Strays(ctx context.Context, keep ...string) ([]string, error) {
-	n, ok, err := i.intent(ctx)
-	if err != nil || !ok {
+	intents, err := i.intents(ctx)
+	if err != nil || len(intents) == 0 {
 		return nil, err
 	}
 	keys, err := i.keys(ctx)
 	if err != nil {
 		return nil, err
 	}
-	// IAM may not list yet what was minted a moment ago. As many as there can be leave
-	// none to be hidden.
-	if late := n.to.Add(settling).Sub(i.clock.Time()); late > 0 && len(keys) < maxKeys {
-		if err := i.clock.Wait(ctx, late); err != nil {
-			return nil, fmt.Errorf("waiting until IAM lists what an earlier run may have minted: %w", err)
-		}
-		if keys, err = i.keys(ctx); err != nil {
-			return nil, err
-		}
-	}
 	var strays []string
 	for _, k := range keys {
-		if slices.Contains(keep, k.id) || !n.minted(k) {
+		if slices.Contains(keep, k.id) || !slices.ContainsFunc(intents, func(n intent) bool { return n.minted(k) }) {
 			continue
 		}
 		switch used, err := i.lastUsed(ctx, i.client, k.id); {
@@ -140,26 +166,25 @@ func (i *issuer) Strays(ctx context.Context, keep ...string) ([]string, error) {
 	return strays, nil
 }
 
-// intent reads the user's tag.
-func (i *issuer) intent(ctx context.Context) (n intent, ok bool, err error) {
+// intents reads the user's tags.
+func (i *issuer) intents(ctx context.Context) (all []intent, err error) {
 	client, err := i.iam(ctx)
 	if err != nil {
-		return intent{}, false, err
+		return nil, err
 	}
 	pages := iam.NewListUserTagsPaginator(client, &iam.ListUserTagsInput{UserName: &i.user.name})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return intent{}, false, i.explain("ListUserTags", err)
+			return nil, i.explain("ListUserTags", err)
 		}
 		for _, tag := range page.Tags {
-			if aws.ToString(tag.Key) == tagIntent {
-				n, ok = parseIntent(aws.ToString(tag.Value))
-				return n, ok, nil
+			if n, ok := parseIntent(aws.ToString(tag.Key), aws.ToString(tag.Value)); ok && strings.HasPrefix(n.key, tagIntent) {
+				all = append(all, n)
 			}
 		}
 	}
-	return intent{}, false, nil
+	return all, nil
 }
 
 // key is what IAM tells about a key.
