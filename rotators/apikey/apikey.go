@@ -248,9 +248,22 @@ func (a account) store(value rotators.Secret, key Key) (_ rotators.Secret, err e
 	if id, err := a.ID(value); err != nil {
 		return rotators.Secret{}, err
 	} else if id != key.ID {
-		return rotators.Secret{}, fmt.Errorf("the id in the new value is %q, and that of the key which was minted %q: the issuer must answer with one id and fill its field", id, key.ID)
+		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("the id in the new value is %q, and that of the key which was minted %q: the rotator must fill the field with the id", id, key.ID))
 	}
 	return value, nil
+}
+
+// fill replaces a field, or adds it.
+func fill(value rotators.Secret, name string, with rotators.Secret) (rotators.Secret, error) {
+	switch f, err := value.Field(name); {
+	case err != nil:
+		return rotators.Secret{}, err
+	case with.IsZero():
+		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("the issuer answered with nothing for the field %q", name))
+	case f.IsZero():
+		return value.With(name, with)
+	}
+	return value.Replace(name, with)
 }
 
 // revokeLost revokes a key that cannot be stored. One without an id is left to the sweep
@@ -281,19 +294,6 @@ func (x *rotator) mint(ctx context.Context, a account, token string, revoked boo
 	}
 }
 
-// fill replaces a field, or adds it.
-func fill(value rotators.Secret, name string, with rotators.Secret) (rotators.Secret, error) {
-	switch f, err := value.Field(name); {
-	case err != nil:
-		return rotators.Secret{}, err
-	case with.IsZero():
-		return rotators.Secret{}, fmt.Errorf("the issuer answered with nothing for the field %q", name)
-	case f.IsZero():
-		return value.With(name, with)
-	}
-	return value.Replace(name, with)
-}
-
 // maxLeftovers is how many values of abandoned attempts are looked at.
 const maxLeftovers = 5
 
@@ -303,20 +303,26 @@ func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotatio
 	if err := a.Verify(ctx, r.Current); err != nil {
 		return Key{}, fmt.Errorf("%w; no older key is revoked to make some, because the one that readers get must work first: %w", full, err)
 	}
-	live, err := a.older(ctx, r)
+	live, revoked, err := a.older(ctx, r)
 	if err != nil {
 		return Key{}, err
 	}
 	for {
-		key, err := x.mint(ctx, a, r.Token, true)
-		if !errors.Is(err, ErrFull) || len(live) == 0 {
-			return key, err
+		if revoked {
+			key, err := x.mint(ctx, a, r.Token, true)
+			if !errors.Is(err, ErrFull) {
+				return key, err
+			}
+			full = err
+		}
+		if len(live) == 0 {
+			return Key{}, full
 		}
 		if err := a.Revoke(ctx, live[0]); err != nil {
 			return Key{}, fmt.Errorf("%w; revoking the older key %s to make some: %w", full, live[0], err)
 		}
 		slog.WarnContext(ctx, "there was no room for another key, so an older one of this secret's was revoked before its time", "secret", r.ID, "key", live[0])
-		live = live[1:]
+		live, revoked = live[1:], true
 	}
 }
 
@@ -324,11 +330,11 @@ func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotatio
 // that work, and revokes those that do not: a disabled key takes up room as any other.
 // With an admin it leaves the latter alone, because who can write a secret can write any
 // id into it, and only a key that works proves whose it is.
-func (a account) older(ctx context.Context, r rotators.Rotation) (live []string, err error) {
+func (a account) older(ctx context.Context, r rotators.Rotation) (live []string, revoked bool, err error) {
 	var values []rotators.Secret
 	for v, err := range r.Leftovers(ctx) {
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if values = append(values, v); len(values) == maxLeftovers {
 			break
@@ -336,7 +342,7 @@ func (a account) older(ctx context.Context, r rotators.Rotation) (live []string,
 	}
 	previous, err := r.Previous(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, v := range append(values, previous) {
 		id, err := a.ID(v)
@@ -348,13 +354,14 @@ func (a account) older(ctx context.Context, r rotators.Rotation) (live []string,
 			live = append(live, id)
 		case rotators.IsRefused(err) && r.Settings.Admin == "":
 			if err := a.Revoke(ctx, id); err != nil {
-				return nil, fmt.Errorf("revoking the older key %s, which does not work, to make room: %w", id, err)
+				return nil, false, fmt.Errorf("revoking the older key %s, which does not work, to make room: %w", id, err)
 			}
+			revoked = true
 		case !rotators.IsRefused(err) && !rotators.IsPermanent(err):
-			return nil, fmt.Errorf("looking for an older key that could make room: %w", err)
+			return nil, false, fmt.Errorf("looking for an older key that could make room: %w", err)
 		}
 	}
-	return live, nil
+	return live, revoked, nil
 }
 
 // Discard revokes the key of a value that readers never get: another run of the same
