@@ -47,7 +47,7 @@ type Issuer interface {
 	// without one, and one that could not hold another key; see [ID].
 	ID(v rotators.Secret) (string, error)
 	// Begin records that the attempt of this token is about to mint, for issuers whose
-	// keys cannot carry the token. Others do nothing.
+	// keys cannot carry the token. It is called before each Mint. Others do nothing.
 	Begin(ctx context.Context, token string) error
 	// Mint makes a new key, a different one each time, and one for which Strays can tell
 	// that rekey made it; see [Name]. It is asked for once: the caller tries again. The
@@ -220,12 +220,20 @@ func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Sec
 	if err != nil {
 		return rotators.Secret{}, err
 	}
+	// What is revoked in the end is the key of this id, so it must be the one the value
+	// holds. A key that is refused is for the issuer to judge: an admin may be vouched for.
+	unproved := a.Verify(ctx, r.Current)
+	if unproved != nil && !rotators.IsRefused(unproved) {
+		return rotators.Secret{}, fmt.Errorf("the key that readers get: %w", unproved)
+	}
 	swept, err := a.sweep(ctx, a.current, a.previous)
 	if err != nil {
 		return rotators.Secret{}, err
 	}
 	key, err := x.mint(ctx, a, r.Token, swept)
-	if errors.Is(err, ErrFull) {
+	if errors.Is(err, ErrFull) && unproved != nil {
+		err = fmt.Errorf("%w; no older key is revoked to make some, because the one that readers get must work first: %w", err, unproved)
+	} else if errors.Is(err, ErrFull) {
 		key, err = x.mintInPlace(ctx, a, r, err)
 	}
 	if err != nil {
@@ -298,11 +306,9 @@ func (x *rotator) mint(ctx context.Context, a account, token string, revoked boo
 const maxLeftovers = 5
 
 // mintInPlace mints once a key has made room that the secret recorded and that readers
-// do not get: those of attempts that were given up, else the previous one.
+// do not get: those of attempts that were given up, else the previous one. The key that
+// readers get works.
 func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotation, full error) (Key, error) {
-	if err := a.Verify(ctx, r.Current); err != nil {
-		return Key{}, fmt.Errorf("%w; no older key is revoked to make some, because the one that readers get must work first: %w", full, err)
-	}
 	live, revoked, err := a.older(ctx, r)
 	if err != nil {
 		return Key{}, err
@@ -438,17 +444,13 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	if a.previous == a.current {
 		return rotators.Permanent(fmt.Errorf("the key %s is not revoked, because the value that readers get holds it, too: remove the tag rekey:retire", a.previous))
 	}
+	// It is not tried before: that would count as its last use.
+	if err := a.Revoke(ctx, a.previous); err != nil {
+		return fmt.Errorf("revoking the key %s: %w", a.previous, err)
+	}
 	previous, err := r.Previous(ctx)
 	if err != nil {
 		return err
-	}
-	// Refused is what an earlier run leaves, and it may have got half way only. With any
-	// other error the id may be of another key than the value holds.
-	if err := a.Verify(ctx, previous); err != nil && !rotators.IsRefused(err) {
-		return fmt.Errorf("the old key %s is not revoked yet: %w", a.previous, err)
-	}
-	if err := a.Revoke(ctx, a.previous); err != nil {
-		return fmt.Errorf("revoking the key %s: %w", a.previous, err)
 	}
 	err = x.settled(ctx, a, func() error {
 		switch err := a.Verify(ctx, previous); {

@@ -19,6 +19,7 @@ type acme struct {
 	client   *http.Client // it must follow no redirects to other hosts
 	settling time.Duration
 	r        rotators.Rotation
+	manager  rotators.Secret // what holds the key that may mint and revoke, once it is known
 }
 
 // NewAcme returns the rotator to put into a registry, as "acme" say.
@@ -27,7 +28,7 @@ func NewAcme(url string, client *http.Client, settling time.Duration, clock *api
 		for name := range r.Settings.Options {
 			return nil, rotators.Permanent(fmt.Errorf("acme has no option %q, and no others", name))
 		}
-		return &acme{url, client, settling, r}, nil
+		return &acme{url: url, client: client, settling: settling, r: r}, nil
 	}, clock)
 }
 
@@ -90,13 +91,16 @@ func (a *acme) Revoke(ctx context.Context, id string) error {
 // manage makes a call with the key that may: that of rekey:admin, else the one that
 // readers get.
 func (a *acme) manage(ctx context.Context, method, path string, in, out any) (status int, err error) {
-	with := a.r.Current
-	if a.r.Settings.Admin != "" {
-		if with, err = apikey.Admin(ctx, a.r, a.Verify); err != nil {
+	switch {
+	case !a.manager.IsZero():
+	case a.r.Settings.Admin == "":
+		a.manager = a.r.Current
+	default:
+		if a.manager, err = apikey.Admin(ctx, a.r, a.Verify); err != nil {
 			return 0, err
 		}
 	}
-	return a.call(ctx, with, method, path, in, out)
+	return a.call(ctx, a.manager, method, path, in, out)
 }
 
 // call makes a call with the key in a value. No error holds what Acme answered, because
