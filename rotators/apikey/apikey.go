@@ -401,7 +401,7 @@ func (x *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 	}
 	err = x.settled(ctx, a, func() error { return a.Verify(ctx, r.Pending) })
 	if rotators.IsRefused(err) {
-		return fmt.Errorf("the new key %s: %w; it may take longer to be known, but if it stays so drop the pending value (of a secret: update-secret-version-stage --version-stage AWSPENDING --remove-from-version-id %s; of a parameter: delete its record under /rekey/pending/), and rotate again", pending, err, r.Token)
+		return fmt.Errorf("the new key %s: %w; if it stays so, give this attempt up: take the label AWSPENDING off version %s, or delete the record of the parameter's pending value, and rotate anew", pending, err, r.Token)
 	}
 	if err != nil {
 		return fmt.Errorf("the new key %s: %w", pending, err)

@@ -425,7 +425,7 @@ func TestSetGivesUp(t *testing.T) {
 		err                string
 		waited             time.Duration
 	}{
-		{name: "the key is refused", change: func(v *vendor) { v.keys[1].secret = "other" }, refused: true, err: "drop the pending value (of a secret: update-secret-version-stage --version-stage AWSPENDING --remove-from-version-id " + token, waited: 4 * settling},
+		{name: "the key is refused", change: func(v *vendor) { v.keys[1].secret = "other" }, refused: true, err: "give this attempt up: take the label AWSPENDING off version " + token + ", or delete", waited: 4 * settling},
 		{name: "it is another one", change: func(v *vendor) { v.keys[1].id = "key-3" }, permanent: true, err: "put one of them right"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
