@@ -58,8 +58,8 @@ type Issuer interface {
 	Done(ctx context.Context, token string) error
 	// Strays returns the ids of the keys that rekey provably minted for this secret,
 	// whichever attempt it was for; see [Named]. A key about which there is doubt is
-	// none. Those to keep are not revoked, so an issuer may leave them out. Where a new
-	// key is listed late, it waits until it would be there.
+	// none, nor is one that is dead for good. Those to keep are not revoked, so an issuer
+	// may leave them out. Where a new key is listed late, it waits until it would be there.
 	Strays(ctx context.Context, keep ...string) ([]string, error)
 	// Verify tells whether the key in a value works: nil, an error that is Refused, or
 	// any other if it cannot tell. If the issuer says which key it is, and the id in the
@@ -222,18 +222,26 @@ func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Sec
 	}
 	// What is revoked in the end is the key of this id, so it must be the one the value
 	// holds. A key that is refused is for the issuer to judge: an admin may be vouched for.
-	unproved := a.Verify(ctx, r.Current)
-	if unproved != nil && !rotators.IsRefused(unproved) {
-		return rotators.Secret{}, fmt.Errorf("the key that readers get: %w", unproved)
+	refused := a.Verify(ctx, r.Current)
+	if refused != nil && !rotators.IsRefused(refused) {
+		return rotators.Secret{}, fmt.Errorf("the key that readers get: %w", refused)
 	}
+	value, err := x.issue(ctx, a, r, refused == nil)
+	if err != nil && refused != nil {
+		err = fmt.Errorf("%w; the key that readers get does not work either, so store one that does (%v)", err, refused)
+	}
+	return value, err
+}
+
+// issue mints a key and returns the value with it. Only if what readers get works does an
+// older key make room.
+func (x *rotator) issue(ctx context.Context, a account, r rotators.Rotation, works bool) (rotators.Secret, error) {
 	swept, err := a.sweep(ctx, a.current, a.previous)
 	if err != nil {
 		return rotators.Secret{}, err
 	}
 	key, err := x.mint(ctx, a, r.Token, swept)
-	if errors.Is(err, ErrFull) && unproved != nil {
-		err = fmt.Errorf("%w; no older key is revoked to make some, because the one that readers get must work first: %w", err, unproved)
-	} else if errors.Is(err, ErrFull) {
+	if errors.Is(err, ErrFull) && works {
 		key, err = x.mintInPlace(ctx, a, r, err)
 	}
 	if err != nil {
@@ -256,7 +264,8 @@ func (a account) store(value rotators.Secret, key Key) (_ rotators.Secret, err e
 	if id, err := a.ID(value); err != nil {
 		return rotators.Secret{}, err
 	} else if id != key.ID {
-		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("the id in the new value is %q, and that of the key which was minted %q: the rotator must fill the field with the id", id, key.ID))
+		// It names neither: the one in the value may be the secret, in the wrong field.
+		return rotators.Secret{}, rotators.Permanent(errors.New("the id in the new value is not that of the key which was minted: the rotator must fill the field with it"))
 	}
 	return value, nil
 }
@@ -306,8 +315,7 @@ func (x *rotator) mint(ctx context.Context, a account, token string, revoked boo
 const maxLeftovers = 5
 
 // mintInPlace mints once a key has made room that the secret recorded and that readers
-// do not get: those of attempts that were given up, else the previous one. The key that
-// readers get works.
+// do not get: those of attempts that were given up, else the previous one.
 func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotation, full error) (Key, error) {
 	live, revoked, err := a.older(ctx, r)
 	if err != nil {

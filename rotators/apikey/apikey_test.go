@@ -136,7 +136,7 @@ func TestRoomIsMadeInOrder(t *testing.T) {
 				r.Current, _ = r.Current.Replace("apiKey", rotators.NewSecret("mistyped"))
 				r.Vouches = func(context.Context, string) (bool, error) { return true, nil }
 			},
-			live: "key-1 key-2 key-3 key-5", err: "the one that readers get must work first",
+			live: "key-1 key-2 key-3 key-5", err: "no room for another key; the key that readers get does not work either",
 		},
 		{
 			name: "a dead key takes up room", limit: 4,
@@ -203,6 +203,16 @@ func TestOnlyThisSecretsStraysAreRevoked(t *testing.T) {
 	lives(t, v, "key-1 key-2 key-3 key-6")
 }
 
+// The key that would mint is dead. The error says what a person must do.
+func TestADeadKeyCannotRotateItself(t *testing.T) {
+	v := startVendor(t)
+	current := v.add("shop", "by hand")
+	r := rotation(current)
+	current.live = false
+	_, err := v.rotator(nil).Create(t.Context(), r)
+	wants(t, err, "the key that readers get does not work either, so store one that does (Acme refuses the key key-1)")
+}
+
 func TestNames(t *testing.T) {
 	name := apikey.Name(secret, token)
 	if len(name) != 31 || !apikey.Named(secret, name) || apikey.Named(secret+"x", name) || apikey.Named(secret, "") {
@@ -259,12 +269,12 @@ func TestAKeyThatCannotBeStored(t *testing.T) {
 		err   string
 	}{
 		{
-			name: "another id in the value",
+			name: "the secret in the field of the id",
 			mint: func(k apikey.Key, err error) (apikey.Key, error) {
-				k.Fields["apiKeyId"] = rotators.NewSecret("key-77")
+				k.Fields["apiKeyId"], k.Fields["apiKey"] = k.Fields["apiKey"], rotators.NewSecret(k.ID)
 				return k, err
 			},
-			live: "key-1", err: `the id in the new value is "key-77"`,
+			live: "key-1", err: "the id in the new value is not that of the key",
 		},
 		{
 			name: "no id in the reply",
@@ -298,6 +308,9 @@ func TestAKeyThatCannotBeStored(t *testing.T) {
 			r.Current = rotators.NewSecret(cmp.Or(c.value, current.value().Reveal()))
 			_, err := v.careless(careless{mint: c.mint}).Create(t.Context(), r)
 			wants(t, err, c.err)
+			if strings.Contains(fmt.Sprint(err), v.keys[1].secret) {
+				t.Errorf("the error holds the new key: %v", err)
+			}
 			lives(t, v, c.live)
 			for _, call := range v.calls {
 				if call == "DELETE /keys/" {
