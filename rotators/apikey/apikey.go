@@ -302,7 +302,7 @@ func (x *rotator) mint(ctx context.Context, a account, token string, revoked boo
 		} else {
 			key, err = a.Mint(ctx, token)
 		}
-		if !revoked || !errors.Is(err, ErrFull) || x.clock.Time().Sub(start) >= a.Settling() {
+		if !revoked || !errors.Is(err, ErrFull) || rotators.IsPermanent(err) || x.clock.Time().Sub(start) >= a.Settling() {
 			return key, err
 		}
 		if pauseErr := x.clock.Wait(ctx, a.Settling()/looks); pauseErr != nil {
