@@ -26,6 +26,9 @@
 //     good before the pending value is stored, because a value that is lost
 //     with the process cannot be put right by a retry.
 //
+// Where somebody else makes the value, a vendor its API keys say, the second rule
+// cannot be kept. Package apikey is for that: it finds what a lost Create made.
+//
 // # Values
 //
 // A [Secret] is the whole value of a secret, or one field of it. It prints as a

@@ -1,7 +1,7 @@
 // Package apikey rotates keys that somebody else mints: an access key of IAM, an API
 // key of a vendor. What differs from vendor to vendor is an [Issuer]; what keeps a
 // rotation safe is written here, once. It is for those who write rotators for such
-// keys; see rotators/iamkey for one.
+// keys; see the example, rotators/iamkey for a whole one, and docs/rotators/apikey.md.
 //
 // A key is minted before it can be stored, the one thing that the other rotators never
 // do. So the intent is recorded first, or stands in the name of the key itself, and a
@@ -13,11 +13,14 @@ package apikey
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
@@ -37,28 +40,33 @@ type Key struct {
 }
 
 // Issuer mints and revokes the keys of one account, for one rotation. Its errors are as
-// those of [rotators.Rotator]: plain, Permanent or Refused.
+// those of [rotators.Rotator]: plain, Permanent or Refused. It acts with the key that
+// readers get, or with what [Admin] returns.
 type Issuer interface {
-	// ID reads the id of the key in a value. A value without one is refused with a
-	// permanent error.
+	// ID reads the id of the key in a value. It refuses with a permanent error a value
+	// without one, and one that could not hold another key; see [ID].
 	ID(v rotators.Secret) (string, error)
 	// Begin records that the attempt of this token is about to mint, for issuers whose
 	// keys cannot carry the token. It is called before each Mint. Others do nothing.
 	Begin(ctx context.Context, token string) error
-	// Mint makes a new key. The error wraps ErrFull if the account has as many keys as
-	// it may.
+	// Mint makes a new key, a different one each time, and one for which Strays can tell
+	// that rekey made it; see [Name]. It is asked for once: the caller tries again. The
+	// error wraps ErrFull if the account has as many keys as it may; then it made none.
 	Mint(ctx context.Context, token string) (Key, error)
 	// Done takes back what Begin recorded: the key of this token is stored, and there
 	// are no strays. Others do nothing.
 	Done(ctx context.Context, token string) error
-	// Strays returns the ids of the keys that rekey provably minted, whichever attempt
-	// it was for, except those to keep. A key about which there is doubt is none.
+	// Strays returns the ids of the keys that rekey provably minted for this secret,
+	// whichever attempt it was for; see [Named]. A key about which there is doubt is
+	// none, nor is one that is dead for good. Those to keep are not revoked, so an issuer
+	// may leave them out. Where a new key is listed late, it waits until it would be there.
 	Strays(ctx context.Context, keep ...string) ([]string, error)
 	// Verify tells whether the key in a value works: nil, an error that is Refused, or
-	// any other if it cannot tell.
+	// any other if it cannot tell. If the issuer says which key it is, and the id in the
+	// value is another one's, the error is permanent.
 	Verify(ctx context.Context, v rotators.Secret) error
 	// Revoke disables the key, where the issuer can, then deletes it. It returns nil if
-	// there is no such key any more.
+	// there is no such key any more, or none of that id in this account.
 	Revoke(ctx context.Context, id string) error
 	// Settling is how long it can take until all of the issuer's servers know that a
 	// key was minted or revoked; until then some may accept it and others not. 0: they
@@ -68,6 +76,67 @@ type Issuer interface {
 
 // ErrFull says that an account has as many keys as it may have.
 var ErrFull = errors.New("there is no room for another key")
+
+// Name is what to call a key, for issuers whose keys have names: it says that rekey
+// minted the key, for which secret, given by its ARN, and in which attempt. It is 31
+// letters, digits and hyphens.
+func Name(secret, token string) string { return prefix(secret) + digest(token)[:8] }
+
+// Named tells whether a key of this name was minted for this secret. One that was minted
+// for another secret, which may well share the account, was not.
+func Named(secret, name string) bool { return strings.HasPrefix(name, prefix(secret)) }
+
+func prefix(secret string) string { return "rekey-" + digest(secret)[:16] + "-" }
+
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// ID reads the field of a value that holds the id of the key, and sees to it that this
+// field and others, the key's secret say, are there and can be replaced: so that nothing
+// is minted that could not be stored. Its errors are permanent.
+func ID(v rotators.Secret, field string, others ...string) (string, error) {
+	for _, name := range append(others, field) {
+		f, err := v.Field(name)
+		if err != nil {
+			return "", err
+		}
+		if f.IsZero() {
+			return "", rotators.Permanent(fmt.Errorf("the value has no field %q: it must be a JSON object that holds a key of yours in %s; make the first key by hand", name, strings.Join(append([]string{field}, others...), ", ")))
+		}
+		if _, err := v.Replace(name, rotators.NewSecret("x")); err != nil {
+			return "", err
+		}
+	}
+	id, err := v.Field(field)
+	return id.Reveal(), err
+}
+
+// Admin reads the value that rekey:admin names, for issuers that mint with another key
+// than the one that is rotated. It does so only once verify has accepted what readers
+// get, or if the admin's owner vouches for the secret (rekey:admin-for): else whoever can
+// write a secret could have the admin make a key for it.
+func Admin(ctx context.Context, r rotators.Rotation, verify func(context.Context, rotators.Secret) error) (rotators.Secret, error) {
+	admin := r.Settings.Admin
+	if err := verify(ctx, r.Current); rotators.IsRefused(err) {
+		vouched, vouchErr := r.Vouches(ctx, admin)
+		if vouchErr != nil {
+			return rotators.Secret{}, vouchErr
+		}
+		if !vouched {
+			// No refusal of the key that is asked about: that nothing can be done.
+			return rotators.Secret{}, rotators.Permanent(fmt.Errorf("the admin %s does not act for this secret, because the key that readers get is refused and so proves nothing: store one that works, or name this secret in the tag rekey:admin-for of the admin's secret (%v)", admin, err))
+		}
+	} else if err != nil {
+		return rotators.Secret{}, fmt.Errorf("before the admin %s acts, the key that readers get must work: %w", admin, err)
+	}
+	value, err := r.Lookup(ctx, admin)
+	if err != nil {
+		return rotators.Secret{}, fmt.Errorf("the admin %s: %w", admin, err)
+	}
+	return value, nil
+}
 
 // DefaultGrace is how long the old key stays valid unless rekey:grace says otherwise:
 // longer than any common cache of secrets (AWS's clients keep a value for an hour).
@@ -151,31 +220,54 @@ func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Sec
 	if err != nil {
 		return rotators.Secret{}, err
 	}
-	if err := a.sweep(ctx, a.current, a.previous); err != nil {
+	// What is revoked in the end is the key of this id, so it must be the one the value
+	// holds. A key that is refused is for the issuer to judge: an admin may be vouched for.
+	refused := a.Verify(ctx, r.Current)
+	if refused != nil && !rotators.IsRefused(refused) {
+		return rotators.Secret{}, fmt.Errorf("the key that readers get: %w", refused)
+	}
+	value, err := x.issue(ctx, a, r, refused == nil)
+	if err != nil && refused != nil {
+		err = fmt.Errorf("%w; the key that readers get does not work either, so store one that does (%v)", err, refused)
+	}
+	return value, err
+}
+
+// issue mints a key and returns the value with it. Only if what readers get works does an
+// older key make room.
+func (x *rotator) issue(ctx context.Context, a account, r rotators.Rotation, works bool) (rotators.Secret, error) {
+	swept, err := a.sweep(ctx, a.current, a.previous)
+	if err != nil {
 		return rotators.Secret{}, err
 	}
-	key, err := a.mint(ctx, r.Token)
-	if errors.Is(err, ErrFull) {
-		key, err = a.mintInPlace(ctx, r, err)
+	key, err := x.mint(ctx, a, r.Token, swept)
+	if errors.Is(err, ErrFull) && works {
+		key, err = x.mintInPlace(ctx, a, r, err)
 	}
 	if err != nil {
 		return rotators.Secret{}, fmt.Errorf("minting a key: %w", err)
 	}
-	value := r.Current
-	for _, name := range slices.Sorted(maps.Keys(key.Fields)) {
-		if value, err = fill(value, name, key.Fields[name]); err != nil {
-			return rotators.Secret{}, errors.Join(err, a.Revoke(ctx, key.ID))
-		}
+	value, err := a.store(r.Current, key)
+	if err != nil {
+		return rotators.Secret{}, errors.Join(err, a.revokeLost(ctx, key.ID))
 	}
 	return value, nil
 }
 
-// mint mints a key once the intent is recorded.
-func (a account) mint(ctx context.Context, token string) (Key, error) {
-	if err := a.Begin(ctx, token); err != nil {
-		return Key{}, err
+// store returns the value with the key in it.
+func (a account) store(value rotators.Secret, key Key) (_ rotators.Secret, err error) {
+	for _, name := range slices.Sorted(maps.Keys(key.Fields)) {
+		if value, err = fill(value, name, key.Fields[name]); err != nil {
+			return rotators.Secret{}, err
+		}
 	}
-	return a.Mint(ctx, token)
+	if id, err := a.ID(value); err != nil {
+		return rotators.Secret{}, err
+	} else if id != key.ID {
+		// It names neither: the one in the value may be the secret, in the wrong field.
+		return rotators.Secret{}, rotators.Permanent(errors.New("the id in the new value is not that of the key which was minted: the rotator must fill the field with it"))
+	}
+	return value, nil
 }
 
 // fill replaces a field, or adds it.
@@ -183,58 +275,122 @@ func fill(value rotators.Secret, name string, with rotators.Secret) (rotators.Se
 	switch f, err := value.Field(name); {
 	case err != nil:
 		return rotators.Secret{}, err
+	case with.IsZero():
+		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("the issuer answered with nothing for the field %q", name))
 	case f.IsZero():
 		return value.With(name, with)
 	}
 	return value.Replace(name, with)
 }
 
-// mintInPlace mints once a key has made room that the secret recorded and that readers
-// do not get: one of an attempt that was given up, else the previous one.
-func (a account) mintInPlace(ctx context.Context, r rotators.Rotation, full error) (Key, error) {
-	var ids []string
-	for v, err := range r.Leftovers(ctx) {
-		if err != nil {
-			return Key{}, err
-		}
-		// A value without an id was not made here.
-		if id, err := a.ID(v); err == nil {
-			ids = append(ids, id)
-		}
+// revokeLost revokes a key that cannot be stored. One without an id is left to the sweep
+// of the next run: nobody knows what an issuer makes of an empty one.
+func (a account) revokeLost(ctx context.Context, id string) error {
+	if id == "" {
+		return nil
 	}
-	ids = slices.DeleteFunc(append(ids, a.previous), func(id string) bool { return id == "" || id == a.current })
-	if len(ids) == 0 {
-		return Key{}, full
-	}
-	if err := a.Verify(ctx, r.Current); err != nil {
-		return Key{}, fmt.Errorf("%w; no older key is revoked to make some, because what readers get does not work: %w", full, err)
-	}
-	for _, id := range ids {
-		if err := a.Revoke(ctx, id); err != nil {
-			return Key{}, fmt.Errorf("%w; revoking the older key %s to make some: %w", full, id, err)
-		}
-		key, err := a.mint(ctx, r.Token)
-		if !errors.Is(err, ErrFull) {
-			slog.WarnContext(ctx, "there was no room for another key, so an older one of this secret's was revoked before its time", "secret", r.ID, "key", id)
-			return key, err
-		}
-		full = err
-	}
-	return Key{}, full
+	return a.Revoke(ctx, id)
 }
 
-// Discard revokes the key of a value that was not stored, because another run of the
-// same attempt stored its own first.
+// mint records the intent and mints. If a key was revoked a moment ago, the issuer may
+// count it for a while.
+func (x *rotator) mint(ctx context.Context, a account, token string, revoked bool) (key Key, err error) {
+	start := x.clock.Time()
+	for {
+		if err = a.Begin(ctx, token); err != nil {
+			err = fmt.Errorf("recording that a key is about to be minted: %w", err)
+		} else {
+			key, err = a.Mint(ctx, token)
+		}
+		if !revoked || !errors.Is(err, ErrFull) || rotators.IsPermanent(err) || x.clock.Time().Sub(start) >= a.Settling() {
+			return key, err
+		}
+		if pauseErr := x.clock.Wait(ctx, a.Settling()/looks); pauseErr != nil {
+			return Key{}, errors.Join(err, fmt.Errorf("waiting until there is room: %w", pauseErr))
+		}
+	}
+}
+
+// maxLeftovers is how many values of abandoned attempts are looked at.
+const maxLeftovers = 5
+
+// mintInPlace mints once a key has made room that the secret recorded and that readers
+// do not get: those of attempts that were given up, else the previous one.
+func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotation, full error) (Key, error) {
+	live, revoked, err := a.older(ctx, r)
+	if err != nil {
+		return Key{}, err
+	}
+	for {
+		if revoked {
+			key, err := x.mint(ctx, a, r.Token, true)
+			if !errors.Is(err, ErrFull) {
+				return key, err
+			}
+			full = err
+		}
+		if len(live) == 0 {
+			return Key{}, full
+		}
+		if err := a.Revoke(ctx, live[0]); err != nil {
+			return Key{}, fmt.Errorf("%w; revoking the older key %s to make some: %w", full, live[0], err)
+		}
+		slog.WarnContext(ctx, "there was no room for another key, so an older one of this secret's was revoked before its time", "secret", r.ID, "key", live[0])
+		live, revoked = live[1:], true
+	}
+}
+
+// older returns the ids of the keys that the secret recorded, that readers do not get and
+// that work, and revokes those that do not: a disabled key takes up room as any other.
+// With an admin it leaves the latter alone, because who can write a secret can write any
+// id into it, and only a key that works proves whose it is.
+func (a account) older(ctx context.Context, r rotators.Rotation) (live []string, revoked bool, err error) {
+	var values []rotators.Secret
+	for v, err := range r.Leftovers(ctx) {
+		if err != nil {
+			return nil, false, err
+		}
+		if values = append(values, v); len(values) == maxLeftovers {
+			break
+		}
+	}
+	previous, err := r.Previous(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, v := range append(values, previous) {
+		id, err := a.ID(v)
+		if err != nil || id == a.current || slices.Contains(live, id) {
+			continue // a value without an id was not made here
+		}
+		switch err := a.Verify(ctx, v); {
+		case err == nil:
+			live = append(live, id)
+		case rotators.IsRefused(err) && r.Settings.Admin == "":
+			if err := a.Revoke(ctx, id); err != nil {
+				return nil, false, fmt.Errorf("revoking the older key %s, which does not work, to make room: %w", id, err)
+			}
+			revoked = true
+		case !rotators.IsRefused(err) && !rotators.IsPermanent(err):
+			return nil, false, fmt.Errorf("looking for an older key that could make room: %w", err)
+		}
+	}
+	return live, revoked, nil
+}
+
+// Discard revokes the key of a value that readers never get: another run of the same
+// attempt stored its own first, or somebody stored another value by hand. If that holds
+// the same key, it stays.
 func (x *rotator) Discard(ctx context.Context, r rotators.Rotation) error {
-	issuer, err := x.open(ctx, r)
+	a, err := x.account(ctx, r)
 	if err != nil {
 		return err
 	}
-	id, err := issuer.ID(r.Pending)
-	if err != nil {
+	id, err := a.ID(r.Pending)
+	if err != nil || id == a.current || id == a.previous {
 		return err
 	}
-	return issuer.Revoke(ctx, id)
+	return a.Revoke(ctx, id)
 }
 
 // Set waits until the key works everywhere, and clears up after runs that minted a key
@@ -248,7 +404,7 @@ func (x *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 	if err != nil {
 		return err
 	}
-	if err := a.sweep(ctx, a.current, a.previous, pending); err != nil {
+	if _, err := a.sweep(ctx, a.current, a.previous, pending); err != nil {
 		return err
 	}
 	err = x.settled(ctx, a, func() error { return a.Verify(ctx, r.Pending) })
@@ -290,9 +446,13 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	if err != nil {
 		return err
 	}
-	if a.previous == "" || a.previous == a.current {
+	if a.previous == "" {
 		return nil
 	}
+	if a.previous == a.current {
+		return rotators.Permanent(fmt.Errorf("the key %s is not revoked, because the value that readers get holds it, too: remove the tag rekey:retire", a.previous))
+	}
+	// It is not tried before: that would count as its last use.
 	if err := a.Revoke(ctx, a.previous); err != nil {
 		return fmt.Errorf("revoking the key %s: %w", a.previous, err)
 	}
@@ -303,32 +463,42 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	err = x.settled(ctx, a, func() error {
 		switch err := a.Verify(ctx, previous); {
 		case err == nil:
-			return errors.New("it was revoked and still works")
+			return errStillWorks
 		case rotators.IsRefused(err):
 			return nil
 		default:
 			return err
 		}
 	})
+	if errors.Is(err, errStillWorks) && ctx.Err() == nil {
+		// Permanent, so that a rotation in an emergency does not wait for it.
+		return rotators.Permanent(fmt.Errorf("the old key %s: %w, for %v now; it is tried again, and if it stays so ask the issuer", a.previous, err, patient*a.Settling()))
+	}
 	if err != nil {
-		return fmt.Errorf("the old key %s: %w", a.previous, err)
+		return fmt.Errorf("the old key %s was revoked, and whether it is refused is not known: %w", a.previous, err)
 	}
 	return nil
 }
 
-// sweep revokes the strays.
-func (a account) sweep(ctx context.Context, keep ...string) error {
+var errStillWorks = errors.New("it was revoked and still works")
+
+// sweep revokes the strays, and tells whether there were any.
+func (a account) sweep(ctx context.Context, keep ...string) (swept bool, err error) {
 	strays, err := a.Strays(ctx, keep...)
 	if err != nil {
-		return fmt.Errorf("looking for keys that were minted and never stored: %w", err)
+		return false, fmt.Errorf("looking for keys that were minted and never stored: %w", err)
 	}
 	for _, id := range strays {
-		if err := a.Revoke(ctx, id); err != nil {
-			return fmt.Errorf("revoking the key %s, which was minted and never stored: %w", id, err)
+		if slices.Contains(keep, id) {
+			continue
 		}
+		if err := a.Revoke(ctx, id); err != nil {
+			return swept, fmt.Errorf("revoking the key %s, which was minted and never stored: %w", id, err)
+		}
+		swept = true
 		slog.WarnContext(ctx, "a key that an earlier run minted and could not store was revoked", "key", id)
 	}
-	return nil
+	return swept, nil
 }
 
 // How often, and for how long at the most, something is looked at until it has settled.
