@@ -52,7 +52,8 @@ func (e *EnvironmentError) Unwrap() error { return e.Err }
 // finishSecret of one secret.
 //
 // It reads the environment once: what docs/settings.md lists for functions. A
-// mistake there fails every invocation, with an error that names the variable.
+// mistake there fails every invocation, with an error that names the variable. What
+// rotators log by package slog then goes to Lambda's log, as JSON.
 func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
 	h := &secretRotator{}
 	var err error
@@ -65,6 +66,7 @@ func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
 // have.
 func setUp(cfg aws.Config, registry rotators.Registry) (engine rotation.Engine, accounts *accounts, err error) {
 	engine.Log = slog.New(lambdacontext.NewLogHandler())
+	slog.SetDefault(engine.Log) // what rotators log, Lambda takes as JSON, too
 	var policyErr, limitErr, roleErr error
 	engine.Password, policyErr = passwordPolicy(os.Getenv)
 	engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/aws/aws-lambda-go/lambdacontext"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
@@ -314,6 +316,16 @@ func TestAMistakeInTheEnvironmentIsNamed(t *testing.T) {
 				t.Error("and yet AWS was called")
 			}
 		})
+	}
+}
+
+// What rotators log is JSON, as Lambda was told that it is.
+func TestRotatorsLogAsTheFunctionDoes(t *testing.T) {
+	before := slog.Default()
+	t.Cleanup(func() { slog.SetDefault(before) })
+	functions.SecretRotator(aws.Config{}, rotators.Registry{})
+	if got, want := fmt.Sprintf("%T", slog.Default().Handler()), fmt.Sprintf("%T", lambdacontext.NewLogHandler()); got != want {
+		t.Errorf("they log by a %s, and the function by a %s", got, want)
 	}
 }
 
