@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,18 +25,27 @@ type shell struct {
 	dir string // where everything is compiled
 }
 
-// startLocal runs the compiled rekey local and reads what it prints.
-func startLocal(t *testing.T) *shell {
-	t.Helper()
-	dir := t.TempDir()
+// shipped compiles what ships, once, as make build lays it out.
+var shipped = sync.OnceValues(func() (dir string, err error) {
+	dir = filepath.Join(build, "shipped")
 	programs := map[string]string{"rekey": "."}
 	for _, name := range []string{"secret-rotator", "parameter-planner", "parameter-rotator"} {
 		programs[name+"/bootstrap"] = "../../functions/" + name
 	}
 	for output, program := range programs {
 		if out, err := exec.Command("go", "build", "-tags", "lambda.norpc", "-o", filepath.Join(dir, output), program).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
+			return "", fmt.Errorf("%w: %s", err, out)
 		}
+	}
+	return dir, nil
+})
+
+// startLocal runs the compiled rekey local and reads what it prints.
+func startLocal(t *testing.T) *shell {
+	t.Helper()
+	dir, err := shipped()
+	if err != nil {
+		t.Fatal(err)
 	}
 	local := exec.Command(filepath.Join(dir, "rekey"), "local", "--port", "0")
 	var log bytes.Buffer
