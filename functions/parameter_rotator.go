@@ -145,8 +145,8 @@ func (h *parameterRotator) retire(ctx context.Context, r queue.Retirement) error
 		store = paramstore.New(h.ssm, paramstore.Parameter{ARN: r.ARN, Name: r.Name}, h.writes)
 	}
 	err := engine.Retire(ctx, store, r.ARN, r.Version)
-	if errors.Is(err, paramstore.ErrGone) || errors.Is(err, paramstore.ErrUntagged) {
-		return nil // the engine has logged it, and there is nothing to do about it
+	if errors.Is(err, paramstore.ErrGone) || errors.Is(err, paramstore.ErrUntagged) || errors.Is(err, secretstore.ErrRotationOff) {
+		return nil // the engine has logged it, and to try again at once would change nothing
 	}
 	return err
 }

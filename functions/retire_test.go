@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -306,5 +307,20 @@ func (in *installation) agedSecret(secrets *secretsmanager.Client, check func(er
 			_, err := secrets.TagResource(ctx, &secretsmanager.TagResourceInput{SecretId: created.ARN, Tags: []smtypes.Tag{{Key: &key, Value: &value}}})
 			check(err)
 		},
+	}
+}
+
+// Somebody who turns a secret's rotation off has the old credential stay, too: the order
+// ends, and does not come back at once until it is a dead letter.
+func TestNoRetirementWhereRotationIsOff(t *testing.T) {
+	p := newParameter(t, asJSON, nil)
+	client := secretsmanager.NewFromConfig(p.config(http.DefaultTransport))
+	created, err := client.CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{Name: aws.String("app"), SecretString: &p.first})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Message = queue.Message{Retire: &queue.Retirement{ARN: *created.ARN, Version: token}}
+	if err := p.deliver(); err != nil {
+		t.Errorf("the order comes back: %v", err)
 	}
 }

@@ -105,6 +105,9 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	return a, nil
 }
 
+// ErrRotationOff says that somebody has turned the secret's rotation off.
+var ErrRotationOff = errors.New("rotation is not enabled for the secret: start it with rotate-secret --rotation-lambda-arn")
+
 // rotatable says why a secret is not rekey's to rotate.
 func rotatable(secret *secretsmanager.DescribeSecretOutput) error {
 	here, err := arn.Parse(aws.ToString(secret.ARN))
@@ -121,7 +124,7 @@ func rotatable(secret *secretsmanager.DescribeSecretOutput) error {
 	case secret.PrimaryRegion != nil && *secret.PrimaryRegion != here.Region:
 		return fmt.Errorf("the secret is a replica of the one in %s: rotate it there, and the new value is replicated", *secret.PrimaryRegion)
 	case !aws.ToBool(secret.RotationEnabled):
-		return errors.New("rotation is not enabled for the secret: start it with rotate-secret --rotation-lambda-arn")
+		return ErrRotationOff
 	}
 	return nil
 }
