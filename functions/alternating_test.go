@@ -43,7 +43,7 @@ func newAlternating(t *testing.T) *setup {
 
 // rotateAs takes all four steps with a token of its own.
 func (s *setup) rotateAs(ctx context.Context, w *rotatortest.Wire, token string) error {
-	cfg := s.config(w)
+	cfg := s.as("secret-rotator", w)
 	h := functions.SecretRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, &postgres.Options{Dial: w.DialContext})})
 	for _, step := range steps {
 		if _, err := h.Invoke(ctx, []byte(strings.ReplaceAll(string(s.event(step)), tokenOf(1), token))); err != nil {

@@ -49,7 +49,7 @@ func function(t *testing.T, endpoint, account string, log io.Writer) *locallambd
 	}
 	f := locallambda.New(locallambda.Config{
 		Name: "secret-rotator", Bootstrap: file, Account: account, Log: log,
-		Env: []string{"AWS_ENDPOINT_URL=" + endpoint, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test"},
+		Env: []string{"AWS_ENDPOINT_URL=" + endpoint, "AWS_ACCESS_KEY_ID=secret-rotator", "AWS_SECRET_ACCESS_KEY=test"},
 	})
 	t.Cleanup(func() { _ = f.Close() })
 	return f

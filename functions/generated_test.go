@@ -23,7 +23,7 @@ import (
 // begins as {}, with the dry test first, and parameters that are due.
 func TestGeneratedValues(t *testing.T) {
 	in := newInstallation(t)
-	in.cloud.Handle("secret-rotator", in.function("secret-rotator"))
+	in.cloud.Handle("rekey-secret-rotator", in.function("secret-rotator"))
 	ctx := t.Context()
 	check := func(err error) {
 		t.Helper()
@@ -46,7 +46,7 @@ func TestGeneratedValues(t *testing.T) {
 	}
 	for _, keys := range []int{0, 1, 2, 3} {
 		_, err := secrets.RotateSecret(ctx, &secretsmanager.RotateSecretInput{
-			SecretId: created.ARN, RotationLambdaARN: aws.String(in.cloud.FunctionARN("secret-rotator")),
+			SecretId: created.ARN, RotationLambdaARN: aws.String(in.cloud.FunctionARN("rekey-secret-rotator")),
 			RotationRules: &smtypes.RotationRulesType{AutomaticallyAfterDays: aws.Int64(30)}, RotateImmediately: aws.Bool(keys > 0),
 		})
 		check(err)
@@ -97,7 +97,7 @@ func TestAGeneratedKeyThatIsTooLarge(t *testing.T) {
 	p := newParameter(t, func(string, string) string { return "{}" }, nil)
 	p.tag("rekey:rotator", "generated")
 	p.tag("rekey:options", "alg=RS256 bits=4096")
-	h := functions.ParameterRotator(p.config(http.DefaultTransport), rotators.Registry{"generated": generated.New()})
+	h := functions.ParameterRotator(p.as("parameter-rotator", http.DefaultTransport), rotators.Registry{"generated": generated.New()})
 	_, err := h.Invoke(t.Context(), p.event())
 	if err == nil || !rotators.IsPermanent(err) || !regexp.MustCompile(`the new value has \d+ bytes, and a parameter of the tier Standard holds 4096: shorten it, or raise the tier`).MatchString(err.Error()) {
 		t.Errorf("got %v", err)

@@ -73,11 +73,11 @@ type sent struct {
 // once, and a planner that nobody calls.
 func newLoad(t *testing.T, quotas localaws.Quotas, workers int, deadline time.Duration) *load {
 	t.Helper()
-	l := &load{T: t, Server: localaws.New(localaws.Config{Now: time.Now, Quotas: quotas}), vault: &vault{passwords: map[string]string{}, changed: map[string]time.Time{}}}
+	l := &load{T: t, Server: localaws.New(localaws.Config{Now: time.Now, Quotas: quotas, Authorize: policed(t, ours)}), vault: &vault{passwords: map[string]string{}, changed: map[string]time.Time{}}}
 	t.Cleanup(l.Close)
 	dead, err := l.AddQueue("dead.fifo", map[string]string{"FifoQueue": "true"})
 	l.must(err)
-	_, err = l.AddQueue("q.fifo", map[string]string{
+	_, err = l.AddQueue(liveQueue, map[string]string{
 		"FifoQueue": "true", "VisibilityTimeout": strconv.Itoa(int((workerTimeout + 30*time.Second).Seconds())),
 		"RedrivePolicy": fmt.Sprintf(`{"deadLetterTargetArn":%q,"maxReceiveCount":5}`, dead),
 	})
@@ -89,21 +89,21 @@ func newLoad(t *testing.T, quotas localaws.Quotas, workers int, deadline time.Du
 	stdout := os.Stdout
 	os.Stdout = l.logs
 	defer func() { os.Stdout = stdout }()
-	l.Handle("planner", newFunction(deadline, functions.ParameterPlanner(l.config())))
+	l.Handle("planner", newFunction(deadline, functions.ParameterPlanner(l.as("parameter-planner"))))
 	var all []lambda.Handler
 	for range workers {
-		all = append(all, functions.ParameterRotator(l.config(), rotators.Registry{"vault": l.vault}))
+		all = append(all, functions.ParameterRotator(l.as("parameter-rotator"), rotators.Registry{"vault": l.vault}))
 	}
 	if workers > 0 {
 		l.Handle("worker", newFunction(workerTimeout, all...))
-		l.must(l.Subscribe("q.fifo", "worker", workers))
+		l.must(l.Subscribe(liveQueue, "worker", workers))
 	}
 	return l
 }
 
 // simulated runs f in a bubble, as functions of this environment.
 func simulated(t *testing.T, writesPerSecond string, f func(t *testing.T)) {
-	t.Setenv("REKEY_QUEUE_URL", "http://aws.test/000000000000/q.fifo")
+	t.Setenv("REKEY_QUEUE_URL", "http://aws.test/000000000000/"+liveQueue)
 	t.Setenv("REKEY_SSM_WRITES_PER_SECOND", writesPerSecond)
 	started := time.Now()
 	synctest.Test(t, f)
@@ -117,10 +117,14 @@ func (l *load) must(err error) {
 	}
 }
 
-func (l *load) config() aws.Config {
+// config is a person's, who may do everything.
+func (l *load) config() aws.Config { return l.as("local") }
+
+// as is how a function calls AWS.
+func (l *load) as(function string) aws.Config {
 	return aws.Config{
 		Region: "us-east-1", BaseEndpoint: aws.String("http://aws.test"), HTTPClient: l,
-		Credentials: credentials.NewStaticCredentialsProvider("local", "local", ""),
+		Credentials: credentials.NewStaticCredentialsProvider(function, "secret", ""),
 	}
 }
 
@@ -284,7 +288,7 @@ func (l *load) fill(parameters, due int) {
 // put aside.
 func (l *load) drain() {
 	l.Helper()
-	l.must(l.Idle(l.Context(), "q.fifo"))
+	l.must(l.Idle(l.Context(), liveQueue))
 	ctx, cancel := context.WithCancel(l.Context())
 	cancel()
 	if err := l.Idle(ctx, "dead.fifo"); err != nil {
@@ -552,7 +556,7 @@ func TestAPlannerThatRunsOutOfTime(t *testing.T) {
 			delete(dueAt, name)
 			return l.EditParameter(name, func(p *localaws.Parameter) { p.Changed = time.Now() })
 		}))
-		l.must(l.Subscribe("q.fifo", "worker", 1))
+		l.must(l.Subscribe(liveQueue, "worker", 1))
 
 		ended := start
 		for hour := range 24 {
@@ -646,7 +650,7 @@ func TestABadParameterStopsNothing(t *testing.T) {
 		if n := l.last("misconfigured"); n != 4 {
 			t.Errorf("%d are misconfigured, want 4", n)
 		}
-		l.must(l.Idle(l.Context(), "q.fifo"))
+		l.must(l.Idle(l.Context(), liveQueue))
 		logs, err := os.ReadFile(l.logs.Name())
 		l.must(err)
 		for name, orders := range inVain {

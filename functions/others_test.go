@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -105,7 +106,7 @@ func TestLookup(t *testing.T) {
 		{"ssm:/open", "", "the parameter /open is a String"},
 	} {
 		var got rotators.Secret
-		err := s.ask(t.Context(), s.config(http.DefaultTransport), func(ctx context.Context, r rotators.Rotation) (err error) {
+		err := s.ask(t.Context(), s.as("secret-rotator", http.DefaultTransport), func(ctx context.Context, r rotators.Rotation) (err error) {
 			got, err = r.Lookup(ctx, c.ref)
 			return err
 		})
@@ -126,7 +127,7 @@ func TestVouches(t *testing.T) {
 	s.cloud.AddParameter(localaws.Parameter{Name: "/for-app", Type: "SecureString", Value: "x", Tags: map[string]string{"rekey:admin-for": "app"}})
 	s.cloud.AddParameter(localaws.Parameter{Name: "/for-nobody", Type: "SecureString", Value: "x"})
 	for ref, want := range map[string]bool{"for-app": true, "for-others": false, "for-nobody": false, "ssm:/for-app": true, "ssm:/for-nobody": false} {
-		err := s.ask(t.Context(), s.config(http.DefaultTransport), func(ctx context.Context, r rotators.Rotation) error {
+		err := s.ask(t.Context(), s.as("secret-rotator", http.DefaultTransport), func(ctx context.Context, r rotators.Rotation) error {
 			if got, err := r.Vouches(ctx, ref); err != nil || got != want {
 				t.Errorf("%s: %v, %v; want %v", ref, got, err, want)
 			}
@@ -206,7 +207,7 @@ func (w *twoAccounts) RoundTrip(r *http.Request) (*http.Response, error) {
 // what Lambda tells the function, and the function's own account.
 func abroad(t *testing.T) (s *setup, w *twoAccounts, ctx context.Context, own *localaws.Server) {
 	s = newSetup(t, "the first password", asJSON)
-	own = localaws.New(localaws.Config{Account: home})
+	own = localaws.New(localaws.Config{Account: home, Authorize: policed(t, home, "RoleName", os.Getenv("REKEY_ROLE_NAME"))})
 	own.AddRole("arn:aws:iam::000000000000:role/rotator")
 	own.AddRole("arn:aws:iam::000000000000:role/team/rotator")
 	t.Cleanup(own.Close)
@@ -224,7 +225,7 @@ func abroad(t *testing.T) (s *setup, w *twoAccounts, ctx context.Context, own *l
 func TestAnotherAccount(t *testing.T) {
 	t.Setenv("REKEY_ROLE_NAME", "team/rotator")
 	s, w, ctx, _ := abroad(t)
-	cfg := s.config(w)
+	cfg := s.as("secret-rotator", w)
 	h := functions.SecretRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, nil)})
 	for _, step := range steps {
 		if _, err := h.Invoke(ctx, s.event(step)); err != nil {
@@ -250,8 +251,8 @@ func TestAnotherAccount(t *testing.T) {
 func TestLookupsFromAnotherAccount(t *testing.T) {
 	t.Setenv("REKEY_ROLE_NAME", "rotator")
 	s, w, ctx, own := abroad(t)
-	cfg := s.config(w)
-	ownServer := secretsmanager.NewFromConfig(cfg, func(o *secretsmanager.Options) { o.BaseEndpoint = &w.home; o.HTTPClient = http.DefaultClient })
+	cfg := s.as("secret-rotator", w)
+	ownServer := secretsmanager.NewFromConfig(s.config(w), func(o *secretsmanager.Options) { o.BaseEndpoint = &w.home; o.HTTPClient = http.DefaultClient })
 	ours := create(t, ownServer, "admin", "ours", "rekey:admin-for", "app")
 	oursByARN := create(t, ownServer, "admin-by-arn", "ours", "rekey:admin-for", "app "+s.arn)
 	parameter := "arn:aws:ssm:us-east-1:" + home + ":parameter/root"
@@ -301,7 +302,7 @@ func TestLookupsFromAnotherAccount(t *testing.T) {
 // Without a role nothing is called, and the error says which variable to set.
 func TestAnotherAccountWithoutARole(t *testing.T) {
 	s, w, ctx, _ := abroad(t)
-	err := s.ask(ctx, s.config(w), func(context.Context, rotators.Rotation) error { return nil })
+	err := s.ask(ctx, s.as("secret-rotator", w), func(context.Context, rotators.Rotation) error { return nil })
 	if !rotators.IsPermanent(err) || !strings.Contains(fmt.Sprint(err), "REKEY_ROLE_NAME") || !strings.Contains(fmt.Sprint(err), home) {
 		t.Errorf("%v; want a permanent error that names the variable", err)
 	}
@@ -309,7 +310,7 @@ func TestAnotherAccountWithoutARole(t *testing.T) {
 		t.Errorf("and yet AWS was called: %v", w.calls)
 	}
 	t.Setenv("REKEY_ROLE_NAME", "arn:aws:iam::000000000000:role/rotator")
-	err = s.ask(ctx, s.config(w), func(context.Context, rotators.Rotation) error { return nil })
+	err = s.ask(ctx, s.as("secret-rotator", w), func(context.Context, rotators.Rotation) error { return nil })
 	if !rotators.IsPermanent(err) || !strings.Contains(fmt.Sprint(err), "REKEY_ROLE_NAME") {
 		t.Errorf("an ARN in place of a name: %v", err)
 	}

@@ -69,14 +69,14 @@ func (l *lockedBuffer) String() string {
 func newInstallation(t *testing.T) *installation {
 	t.Helper()
 	in := &installation{t: t, ended: make(chan error, 1000)}
-	in.cloud = localaws.New(localaws.Config{Now: func() time.Time {
+	in.cloud = localaws.New(localaws.Config{Authorize: policed(t, ours), Now: func() time.Time {
 		in.mu.Lock()
 		defer in.mu.Unlock()
 		return time.Now().Add(in.forward)
 	}})
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = io.NopCloser(io.TeeReader(r.Body, &in.asked))
-		policed{in.cloud}.ServeHTTP(w, r)
+		in.cloud.ServeHTTP(w, r)
 	}))
 	t.Cleanup(web.Close)
 	in.endpoint = web.URL
@@ -113,7 +113,7 @@ func (in *installation) function(name string, env ...string) localaws.Function {
 	}
 	f := locallambda.New(locallambda.Config{
 		Name: name, Bootstrap: file, Log: &in.log,
-		Env: append(env, "AWS_ENDPOINT_URL="+in.endpoint, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test",
+		Env: append(env, "AWS_ENDPOINT_URL="+in.endpoint, "AWS_ACCESS_KEY_ID="+name, "AWS_SECRET_ACCESS_KEY=test",
 			"REKEY_QUEUE_URL="+in.cloud.QueueURL(in.endpoint, liveQueue), "REKEY_SSM_WRITES_PER_SECOND=1000"),
 	})
 	in.t.Cleanup(func() { _ = f.Close() })

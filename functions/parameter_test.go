@@ -51,17 +51,15 @@ func newParameter(t *testing.T, form func(user, password string) string, f fault
 	t.Setenv("REKEY_SSM_WRITES_PER_SECOND", "1000") // nothing here is about the quota
 	p := &parameter{setup: &setup{t: t, user: fmt.Sprintf("app_%d", users.Add(1))}}
 	now := func() time.Time { return time.Now().Add(time.Duration(p.ahead.Load())) }
-	p.cloud = localaws.New(localaws.Config{Fault: f, Now: now})
+	p.cloud = localaws.New(localaws.Config{Fault: f, Now: now, Authorize: policed(t, ours)})
 	t.Cleanup(p.cloud.Close)
-	server, person := httptest.NewServer(policed{p.cloud}), httptest.NewServer(p.cloud)
+	server := httptest.NewServer(p.cloud)
 	t.Cleanup(server.Close)
-	t.Cleanup(person.Close)
-	p.endpoint = person.URL
+	p.endpoint = server.URL
 	if err := database.Exec(t.Context(), fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD 'the first password'", p.user)); err != nil {
 		t.Fatal(err)
 	}
 	p.ssm = ssm.NewFromConfig(p.config(http.DefaultTransport))
-	p.endpoint = server.URL
 	p.first = form(p.user, "the first password")
 	tags := map[string]string{"rekey:rotator": "postgres", "rekey:every": "30d"}
 	if p.first == "the first password" {
@@ -90,7 +88,7 @@ func (p *parameter) order() {
 
 // worker is the function that ships, but for its way out.
 func (p *parameter) worker(w *rotatortest.Wire) func(context.Context) error {
-	cfg := p.config(w)
+	cfg := p.as("parameter-rotator", w)
 	h := functions.ParameterRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, &postgres.Options{Dial: w.DialContext})})
 	return func(ctx context.Context) error {
 		_, err := h.Invoke(ctx, p.event())
@@ -590,7 +588,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // handlerOver is the worker on a transport of the test's.
 func (p *parameter) handlerOver(rt http.RoundTripper) lambda.Handler {
-	cfg := p.config(rt)
+	cfg := p.as("parameter-rotator", rt)
 	return functions.ParameterRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, nil)})
 }
 

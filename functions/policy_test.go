@@ -1,75 +1,183 @@
 package functions_test
 
 import (
-	"bytes"
-	"encoding/json"
+	"flag"
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 
 	"github.com/rekeyhq/rekey/internal/inventory"
 	"github.com/rekeyhq/rekey/internal/localaws"
+	"github.com/rekeyhq/rekey/internal/policies"
 )
 
-// policed is AWS with what template.yaml allows both functions: a parameter that has
-// no tag rekey:rotator is denied to them, and so is one that is not there, for it
-// has no tag.
-type policed struct{ *localaws.Server }
+// Every function here calls AWS with an access key of its own, named as the function
+// is, and may do what template.yaml allows that function. Tests call with another key,
+// "local", and may do everything. At the end of the suite, checkPolicies holds what was
+// asked for against the template.
 
-// byTag are the calls that the template allows on that condition.
-var byTag = []string{"GetParameter", "GetParameters", "GetParameterHistory", "PutParameter", "AddTagsToResource", "RemoveTagsFromResource"}
+// resources are the functions' logical names in template.yaml, by access key.
+var resources = map[string]string{
+	"secret-rotator": "SecretRotator", "parameter-planner": "ParameterPlanner", "parameter-rotator": "ParameterRotator",
+}
 
-func (p policed) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return // the caller is gone
+// ledger has all that the functions asked for.
+var ledger policies.Ledger
+
+// ours is localaws's account.
+const ours = "000000000000"
+
+// templateValues are the template's parameters in tests: the admins that they have.
+func templateValues(function, account string) map[string]string {
+	secret, parameter := "arn:aws:secretsmanager:us-east-1:"+account+":secret:", "arn:aws:ssm:us-east-1:"+account+":parameter/"
+	admins := []string{
+		secret + "admin*", secret + "rds!*", secret + "bare*", secret + "plain*", secret + "disguised*", secret + "whole*", secret + "missing", secret + "for-*",
+		parameter + "admin", parameter + "root", parameter + "missing", parameter + "open", parameter + "for-*",
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	if operation, ok := strings.CutPrefix(r.Header.Get("X-Amz-Target"), "AmazonSSM."); ok && slices.Contains(byTag, operation) {
-		var in struct {
-			Name, ResourceId string
-			Names            []string
+	switch function {
+	case "ParameterRotator":
+		for _, field := range []string{"engine", "host", "port", "username", "dbname", "ssl", "masterarn", "dbInstanceIdentifier", "dbClusterIdentifier", "nodes"} {
+			admins = append(admins, parameter+"shop/db/"+field) // siblings
 		}
-		_ = json.Unmarshal(body, &in)
-		for _, name := range append(in.Names, in.Name+in.ResourceId) {
-			if name != "" && !p.allows(name) {
-				w.Header().Set("Content-Type", "application/x-amz-json-1.1")
-				w.WriteHeader(http.StatusBadRequest)
-				fmt.Fprintf(w, `{"__type":"AccessDeniedException","message":"not authorized to perform ssm:%s"}`, operation)
-				return
+	case "SecretRotator":
+		admins = append(admins, parameter+"rekey/pending/*") // more than anybody should allow
+	}
+	return map[string]string{
+		"AWS::AccountId": account,
+		"AdminArns":      strings.Join(admins, ","),
+		"AdminRoleArns":  "arn:aws:iam::" + account + ":role/key-admin",
+		"RoleName":       "rotator",
+	}
+}
+
+// loadRole is a function's role in an account.
+func loadRole(function, account string, more map[string]string) (*policies.Role, error) {
+	values := templateValues(function, account)
+	maps.Copy(values, more)
+	template, err := policies.Load("../template.yaml", values)
+	if err != nil {
+		return nil, err
+	}
+	return template.Role(function)
+}
+
+// roles are those of loadRole, by all that makes them differ.
+var roles sync.Map
+
+// policed decides what the functions may do in an account. more are parameters of
+// the template.
+func policed(t *testing.T, account string, more ...string) func(string, []localaws.Access) *localaws.Denial {
+	t.Helper()
+	values := map[string]string{}
+	for i := 0; i < len(more); i += 2 {
+		values[more[i]] = more[i+1]
+	}
+	all := map[string]*policies.Role{}
+	for key, function := range resources {
+		load, _ := roles.LoadOrStore(fmt.Sprint(function, account, more), sync.OnceValues(func() (*policies.Role, error) {
+			return loadRole(function, account, values)
+		}))
+		role, err := load.(func() (*policies.Role, error))()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[key] = role
+	}
+	return func(key string, needs []localaws.Access) (denial *localaws.Denial) {
+		role, ok := all[key]
+		if !ok {
+			return nil
+		}
+		for _, a := range needs {
+			d := ledger.Decide(role, policies.Access{Action: a.Action, Resource: a.Resource, Context: a.Context, Granted: a.Granted})
+			if !d.Allowed && denial == nil {
+				denial = &localaws.Denial{Access: a, Explicit: d.Denied}
+			}
+		}
+		return denial
+	}
+}
+
+// as is how a function calls AWS.
+func (s *setup) as(function string, transport http.RoundTripper) aws.Config {
+	cfg := s.config(transport)
+	cfg.Credentials = credentials.NewStaticCredentialsProvider(function, "secret", "")
+	return cfg
+}
+
+// checkPolicies tells whether the template allows what the functions need and no more,
+// once all tests have run: false if they have not, or some permission is missing or
+// unused. It also takes each permission away, and adds one to each statement, to see
+// that it would notice.
+func checkPolicies() (ok bool) {
+	ok = true
+	for _, name := range []string{"run", "skip", "list", "fuzz"} {
+		if flag.Lookup("test."+name).Value.String() != "" {
+			return true // not all tests have run
+		}
+	}
+	fail := func(format string, args ...any) {
+		fmt.Printf("policies: "+format+"\n", args...)
+		ok = false
+	}
+	permissions, added, refused := 0, 0, 0
+	for _, function := range slices.Sorted(maps.Values(resources)) {
+		role, err := loadRole(function, ours, nil)
+		if err != nil {
+			fail("%v", err)
+			continue
+		}
+		permissions += len(role.Permissions())
+		for _, p := range ledger.Unused(role) {
+			fail("%s: nothing needs %s in %s", function, p.Action, p.Sid)
+		}
+		for _, p := range ledger.Idle(role) {
+			fail("%s: without %s in %s nothing changes", function, p.Action, p.Sid)
+		}
+		const more = "kms:ScheduleKeyDeletion" // which no function may
+		for _, s := range role.Statements {
+			added++
+			want := policies.Permission{Sid: s.Sid, Action: more}
+			if unused := ledger.Unused(role.With(s.Sid, more)); !slices.Contains(unused, want) {
+				fail("%s: that %s was added to %s would go unnoticed", function, more, s.Sid)
+			}
+			if idle := ledger.Idle(role.With(s.Sid, more)); !slices.Contains(idle, want) {
+				fail("%s: that %s was added to %s would go unnoticed", function, more, s.Sid)
+			}
+		}
+		for _, e := range ledger.Entries(function) {
+			if e.Allowed || e.Denied {
+				continue
+			}
+			refused++
+			// What is not there, or has lost its tag, is refused as it should be.
+			if _, tagged := e.Context["aws:ResourceTag/rekey:rotator"]; tagged || !strings.HasPrefix(e.Action, "ssm:") {
+				fail("%s needs %s on %s, which no statement allows (%v)", function, e.Action, e.Resource, e.Context)
 			}
 		}
 	}
-	p.Server.ServeHTTP(w, r)
-}
-
-func (p policed) allows(name string) bool {
-	name, _, _ = strings.Cut(name, ":")
-	if strings.HasPrefix(name, "/rekey/pending/") {
-		return true
-	}
-	if name == "/admin" || strings.HasPrefix(name, "/shop/db/") && name != parameterName {
-		return true // AdminArns
-	}
-	tagged := false
-	_ = p.EditParameter(name, func(is *localaws.Parameter) { _, tagged = is.Tags["rekey:rotator"] })
-	return tagged
+	fmt.Printf("policies: of %d requests for a permission %d different ones were refused for want of a tag; each of the %d permissions of the three functions is used, and something changes without it: %t; one too many in any of the %d statements would be noticed\n",
+		ledger.Asked(), refused, permissions, ok, added)
+	return ok
 }
 
 // What the planner learns of parameters of which some are denied: for want of a tag,
 // because they are gone, or because an ARN does not tell of the slash in a name.
 func TestLookUnderThePolicy(t *testing.T) {
-	cloud := localaws.New(localaws.Config{})
+	cloud := localaws.New(localaws.Config{Authorize: policed(t, ours)})
 	t.Cleanup(cloud.Close)
-	server := httptest.NewServer(policed{cloud})
+	server := httptest.NewServer(cloud)
 	t.Cleanup(server.Close)
-	client := ssm.NewFromConfig((&setup{endpoint: server.URL}).config(http.DefaultTransport))
+	client := ssm.NewFromConfig((&setup{endpoint: server.URL}).as("parameter-planner", http.DefaultTransport))
 	tags := map[string]string{"rekey:rotator": "postgres"}
 	var all []*inventory.Parameter
 	for name, tags := range map[string]map[string]string{"/in/a/path": tags, "/slash": tags, "none": tags, "/lost/its/tag": nil, "/gone": nil} {
@@ -80,7 +188,7 @@ func TestLookUnderThePolicy(t *testing.T) {
 		if !strings.Contains(arn, "/") {
 			guess = arn
 		}
-		all = append(all, &inventory.Parameter{ARN: "arn:aws:ssm:us-east-1:000000000000:parameter/" + arn, Name: guess})
+		all = append(all, &inventory.Parameter{ARN: "arn:aws:ssm:us-east-1:" + ours + ":parameter/" + arn, Name: guess})
 	}
 	if err := inventory.Look(t.Context(), client, all); err != nil {
 		t.Fatal(err)

@@ -91,7 +91,7 @@ func (a *aged) works(t *testing.T, when string, want ...bool) {
 // the grace retires the older credential first.
 func TestRetirementAfterTheGrace(t *testing.T) {
 	in := newInstallation(t)
-	in.cloud.Handle("secret-rotator", in.function("secret-rotator"))
+	in.cloud.Handle("rekey-secret-rotator", in.function("secret-rotator"))
 	cfg := aws.Config{Region: "us-east-1", BaseEndpoint: &in.endpoint, Credentials: credentials.NewStaticCredentialsProvider("local", "local", "")}
 	secrets := secretsmanager.NewFromConfig(cfg)
 	ctx := t.Context()
@@ -283,7 +283,7 @@ func (in *installation) agedSecret(secrets *secretsmanager.Client, check func(er
 		retiring: r, what: "secret " + name,
 		rotate: func() {
 			_, err := secrets.RotateSecret(ctx, &secretsmanager.RotateSecretInput{
-				SecretId: created.ARN, RotationLambdaARN: aws.String(in.cloud.FunctionARN("secret-rotator")),
+				SecretId: created.ARN, RotationLambdaARN: aws.String(in.cloud.FunctionARN("rekey-secret-rotator")),
 				RotationRules: &smtypes.RotationRulesType{AutomaticallyAfterDays: aws.Int64(30)},
 			})
 			check(err)

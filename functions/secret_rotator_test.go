@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
+	if code == 0 && !checkPolicies() {
+		code = 1
+	}
 	database.Stop()
 	os.Exit(code)
 }
@@ -66,7 +69,7 @@ var users atomic.Int64
 // form makes of the login.
 func newSetup(t *testing.T, password string, form func(user, password string) string) *setup {
 	t.Helper()
-	s := &setup{t: t, user: fmt.Sprintf("app_%d", users.Add(1)), cloud: localaws.New(localaws.Config{})}
+	s := &setup{t: t, user: fmt.Sprintf("app_%d", users.Add(1)), cloud: localaws.New(localaws.Config{Authorize: policed(t, ours)})}
 	t.Cleanup(s.cloud.Close)
 	server := httptest.NewServer(s.cloud)
 	t.Cleanup(server.Close)
@@ -105,7 +108,7 @@ func (s *setup) config(transport http.RoundTripper) aws.Config {
 
 // handler is the function that ships, but for its way out.
 func (s *setup) handler(w *rotatortest.Wire) func(ctx context.Context, step string) error {
-	cfg := s.config(w)
+	cfg := s.as("secret-rotator", w)
 	h := functions.SecretRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, &postgres.Options{Dial: w.DialContext})})
 	return func(ctx context.Context, step string) error {
 		_, err := h.Invoke(ctx, s.event(step))
@@ -342,7 +345,7 @@ func TestAFunctionLimitedToSomeRotators(t *testing.T) {
 func TestEvents(t *testing.T) {
 	s := newSetup(t, "the first password", asJSON)
 	before := len(s.cloud.Calls())
-	cfg := s.config(http.DefaultTransport)
+	cfg := s.as("secret-rotator", http.DefaultTransport)
 	h := functions.SecretRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, nil)})
 	for payload, mention := range map[string]string{
 		``:                        "JSON",
@@ -374,7 +377,7 @@ func TestEvents(t *testing.T) {
 // A token that is not of this rotation, and a version that was overtaken.
 func TestOtherVersionsTokens(t *testing.T) {
 	s := newSetup(t, "the first password", asJSON)
-	cfg := s.config(http.DefaultTransport)
+	cfg := s.as("secret-rotator", http.DefaultTransport)
 	h := functions.SecretRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, nil)})
 	unchanged := func(what string) {
 		t.Helper()
@@ -423,7 +426,7 @@ func TestAnAbandonedPasswordIsFound(t *testing.T) {
 	if err := s.cloud.Reserve(s.arn, next); err != nil {
 		t.Fatal(err)
 	}
-	cfg := s.config(http.DefaultTransport)
+	cfg := s.as("secret-rotator", http.DefaultTransport)
 	h := functions.SecretRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, nil)})
 	for _, step := range steps {
 		if _, err := h.Invoke(t.Context(), []byte(strings.ReplaceAll(string(s.event(step)), token, next))); err != nil {

@@ -1,6 +1,7 @@
 package localaws
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -123,8 +124,8 @@ func (s *Server) rotateSecret(c call, in rotateSecretInput) (any, error) {
 }
 
 // Reserve leaves a secret the way RotateSecret leaves it before it invokes the
-// function for the first time: rotation enabled, and an empty version of that id
-// with AWSPENDING. It is for tests that take the four steps themselves.
+// function for the first time: rotation enabled, by the function that template.yaml
+// makes in a stack named rekey, and an empty version of that id with AWSPENDING. It is for tests that take the four steps themselves.
 func (s *Server) Reserve(secretID, token string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,6 +140,7 @@ func (s *Server) Reserve(secretID, token string) error {
 		return err
 	}
 	sec.enable()
+	sec.function = cmp.Or(sec.function, s.arn("lambda", "function:rekey-secret-rotator"))
 	return nil
 }
 

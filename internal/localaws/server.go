@@ -32,7 +32,8 @@
 // Any other key, such as the "local" of a laptop, is the root of the account and
 // not checked: a request must carry an Authorization header, that is all.
 //
-// What it leaves out: there are no permissions, no trust policies and no resource
+// What it leaves out: there are no permissions but those that Config.Authorize knows of,
+// no trust policies and no resource
 // policies, only IAM knows more accounts than one, secrets are not encrypted (their key's state alone counts) and not
 // replicated (AddReplicaRegions is ignored), rotation schedules and parameter
 // policies are validated and shown but start nothing, what is scheduled for
@@ -113,6 +114,10 @@ type Config struct {
 	// Fault decides what goes wrong with each call; nil: nothing. It may be
 	// called by several requests at once.
 	Fault func(Call) Fault
+	// Authorize says which permission the holder of an access key lacks of those that a
+	// call needs, nil if none; nil: everybody may do everything. It runs with the server
+	// locked: it must not call it.
+	Authorize func(accessKeyID string, needs []Access) *Denial
 	// Now is the clock; nil: time.Now. Who moves it by hand calls Wake.
 	Now func() time.Time
 	// Pause waits between two tries of a rotation and ends the rotation by
@@ -331,7 +336,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, &apiError{status: http.StatusConflict, code: "ConcurrentModification", message: "The request was rejected because multiple requests to change this object were submitted simultaneously."})
 		return
 	}
-	reply, err := s.do(op, call{now: now, lag: fault == Lag, request: r}, body, p)
+	reply, err := s.do(op, call{now: now, lag: fault == Lag, request: r}, service, name, body, p)
 	if fault == LoseReply {
 		panic(http.ErrAbortHandler) // net/http drops the connection and logs nothing
 	}
@@ -363,11 +368,14 @@ func (s *Server) count(service, operation string, now time.Time) Fault {
 	return fault
 }
 
-func (s *Server) do(op operation, c call, body []byte, p protocol) ([]byte, error) {
+func (s *Server) do(op operation, c call, service, name string, body []byte, p protocol) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var err error
 	if c.caller, err = s.authenticate(c.now, c.request, body); err != nil {
+		return nil, err
+	}
+	if err := s.authorize(c, service, name, body); err != nil {
 		return nil, err
 	}
 	out, err := op(c, body)
