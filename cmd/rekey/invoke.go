@@ -34,7 +34,12 @@ The function acts on the AWS that your environment names: it gets your AWS_*
 variables (credentials, AWS_PROFILE, AWS_ENDPOINT_URL*, AWS_CA_BUNDLE, ...; the
 region is AWS_REGION, else AWS_DEFAULT_REGION, else us-east-1), HOME, REKEY_*,
 EXCLUDE_*, PASSWORD_LENGTH, SSL_CERT_FILE, SSL_CERT_DIR, PATH and TMPDIR, and no
-others.`,
+others.
+
+With --template it runs as that SAM template deploys it if no parameter is set: with
+its environment in place of your REKEY_*, EXCLUDE_* and PASSWORD_LENGTH, its timeout
+and its memory size. The stack is taken to be called rekey, and the queue that is
+named there must exist.`,
 		run: invoke,
 	}
 }
@@ -42,7 +47,8 @@ others.`,
 func invoke(ctx context.Context, c *call) int {
 	flags := new(flag.FlagSet)
 	dir := flags.String("functions", "", functionsUsage)
-	timeout := flags.Duration("timeout", 30*time.Second, "the `TIME` after which the function is killed (default 30s)")
+	timeout := flags.Duration("timeout", 30*time.Second, "the `TIME` after which the function is killed (default 30s, or the template's)")
+	file := flags.String("template", "", "the SAM template `FILE` that says how the function runs (default none)")
 	args, status, ok := c.parse(flags, 2)
 	if !ok {
 		return status
@@ -59,7 +65,7 @@ func invoke(ctx context.Context, c *call) int {
 		return c.misuse("%v", err)
 	}
 
-	function := locallambda.New(locallambda.Config{
+	config := locallambda.Config{
 		Name:      name,
 		Bootstrap: bootstrap,
 		Account:   accountOf(event),
@@ -67,7 +73,18 @@ func invoke(ctx context.Context, c *call) int {
 		Env:       append(callersAWS(), callersVariables()...),
 		Timeout:   *timeout,
 		Log:       c.stderr,
-	})
+	}
+	if *file != "" {
+		as, err := deployedBy(ctx, *file, name, config.Account)
+		if err != nil {
+			return c.misuse("%v", err)
+		}
+		config.Name, config.MemoryMB, config.Env = as.name, as.memoryMB, append(callersAWS(), as.env...)
+		if !given(flags, "timeout") {
+			config.Timeout = as.timeout
+		}
+	}
+	function := locallambda.New(config)
 	response, err := function.Invoke(ctx, event)
 	// The log is complete when the process is gone; the verdict comes after it.
 	function.Close()
@@ -80,6 +97,12 @@ func invoke(ctx context.Context, c *call) int {
 	}
 	fmt.Fprintf(c.stdout, "%s\n", response)
 	return succeeded
+}
+
+// given tells whether a flag was set.
+func given(flags *flag.FlagSet, name string) (found bool) {
+	flags.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
 }
 
 // accountOf returns the account of the secret that an event names; "" if it
