@@ -69,6 +69,7 @@ func (l *lockedBuffer) String() string {
 func newInstallation(t *testing.T) *installation {
 	t.Helper()
 	in := &installation{t: t, ended: make(chan error, 1000)}
+	t.Cleanup(func() { in.metrics() }) // of every line, that it is what CloudWatch takes
 	in.cloud = localaws.New(localaws.Config{Authorize: policed(t, ours), Now: func() time.Time {
 		in.mu.Lock()
 		defer in.mu.Unlock()

@@ -19,9 +19,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/rekeyhq/rekey/internal/inventory"
+	"github.com/rekeyhq/rekey/internal/metrics"
 	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/queue"
-	"github.com/rekeyhq/rekey/internal/rotation"
 )
 
 // What the planner takes of Parameter Store's quotas, in calls per second: of the
@@ -107,7 +107,9 @@ type tick struct {
 	begun map[string]bool        // the records there are
 	due   []*inventory.Parameter // not queued yet
 
-	managed, looked, found, queued, misconfigured, paused, overdue, retired int
+	managed, looked, found, queued, misconfigured, paused, overdue, retired, unretired int
+
+	oldest time.Duration // for how long the one that is overdue the longest is
 }
 
 func (t *tick) plan(ctx context.Context) error {
@@ -190,6 +192,7 @@ func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
 	}
 	if p.Overdue(t.now) {
 		t.overdue++
+		t.oldest = max(t.oldest, t.now.Sub(p.Schedule.Deadline(p.Changed)))
 		t.log.WarnContext(ctx, "overdue", "id", p.ARN, "since", p.Schedule.Deadline(p.Changed))
 	}
 	if _, due := t.isDue(p); due || t.isBegun(p) {
@@ -252,6 +255,10 @@ func (t *tick) enqueue(ctx context.Context) error {
 	return nil
 }
 
+// late is when a retirement counts as overdue: two ticks have ordered it by then, and
+// neither order was carried out.
+const late = 2 * time.Hour
+
 // retire orders the retirement of what outlived its grace, as many at once as one call
 // looks at. It leaves half of the time to rotations: what is ordered is done before the
 // next tick, which comes to the others.
@@ -261,6 +268,11 @@ func (t *tick) retire(ctx context.Context) error {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(r inventory.Retirement) bool { return r.At.After(t.now) })
+	for _, r := range all {
+		if t.now.Sub(r.At) > late {
+			t.unretired++
+		}
+	}
 	deadline, limited := ctx.Deadline()
 	for chunk := range slices.Chunk(all, inventory.LookAtOnce) {
 		if limited && time.Until(deadline) < deadline.Sub(t.now)/2 {
@@ -319,7 +331,10 @@ func (t *tick) report(ctx context.Context, err error) {
 	if stage == "" {
 		stage = "default"
 	}
-	level := slog.LevelInfo
+	level, failed := slog.LevelInfo, 0
+	if err != nil {
+		level, failed = slog.LevelError, 1
+	}
 	attrs := []slog.Attr{
 		slog.String("stage", stage),
 		slog.Int("managed", t.managed),
@@ -329,22 +344,19 @@ func (t *tick) report(ctx context.Context, err error) {
 		slog.Int("misconfigured", t.misconfigured),
 		slog.Int("paused", t.paused),
 		slog.Int("overdue", t.overdue),
+		slog.Int("oldestOverdue", int(t.oldest.Seconds())),
 		slog.Int("retirements", t.retired),
+		slog.Int("retirementsOverdue", t.unretired),
 		slog.Int64("milliseconds", time.Since(t.now).Milliseconds()),
+		slog.Int("failed", failed),
 	}
 	if err != nil {
-		level = slog.LevelError
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
-	var metrics []any
-	for _, name := range []string{"managed", "due", "queued", "misconfigured", "overdue", "retirements"} {
-		metrics = append(metrics, map[string]string{"Name": name, "Unit": "Count"})
+	of := []metrics.Metric{{Name: "oldestOverdue", Unit: "Seconds"}, {Name: "milliseconds", Unit: "Milliseconds"}}
+	for _, name := range []string{"managed", "due", "queued", "misconfigured", "overdue", "retirements", "retirementsOverdue", "failed"} {
+		of = append(of, metrics.Metric{Name: name, Unit: "Count"})
 	}
-	attrs = append(attrs, slog.Any("_aws", map[string]any{
-		"Timestamp": t.now.UnixMilli(),
-		"CloudWatchMetrics": []any{map[string]any{
-			"Namespace": rotation.Namespace, "Dimensions": [][]string{{"stage"}}, "Metrics": metrics,
-		}},
-	}))
+	attrs = append(attrs, metrics.Attrs(t.now, [][]string{{}}, of...)...)
 	t.log.LogAttrs(ctx, level, "plan", attrs...)
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rekeyhq/rekey/internal/alarms"
 	"github.com/rekeyhq/rekey/internal/memstore"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
@@ -469,21 +470,12 @@ func TestTheLogLineIsAMetric(t *testing.T) {
 		if line["outcome"] != outcome || line["id"] != memstore.ID || line["level"] != "INFO" || line["failed"] != 0.0 {
 			t.Errorf("line %d is %s", i, lines[i])
 		}
-		emf, _ := line["_aws"].(map[string]any)
-		directives, _ := emf["CloudWatchMetrics"].([]any)
-		if len(directives) != 1 || emf["Timestamp"] == nil {
-			t.Fatalf("no metric in %s", lines[i])
+		metrics, err := alarms.Read([]byte(lines[i]))
+		if err != nil || len(metrics) != 6 { // three, of the function and of the step
+			t.Errorf("%d metrics (%v) in %s", len(metrics), err, lines[i])
 		}
-		directive := directives[0].(map[string]any)
-		for _, m := range directive["Metrics"].([]any) {
-			if _, ok := line[m.(map[string]any)["Name"].(string)].(float64); !ok {
-				t.Errorf("metric %v has no number in %s", m, lines[i])
-			}
-		}
-		for _, d := range directive["Dimensions"].([]any)[0].([]any) {
-			if name, ok := line[d.(string)].(string); !ok || name == "" {
-				t.Errorf("dimension %v has no text in %s", d, lines[i])
-			}
+		if rotations := line["rotations"]; rotations != map[string]float64{"promote": 1}[outcome] {
+			t.Errorf("%v rotations in %s", rotations, lines[i])
 		}
 	}
 }

@@ -6,11 +6,9 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/rekeyhq/rekey/internal/metrics"
 	"github.com/rekeyhq/rekey/rotators"
 )
-
-// Namespace is CloudWatch's name for all of rekey's metrics.
-const Namespace = "rekey"
 
 // report writes the one line of a step. It is also the step's metrics: the
 // _aws member makes it an object of CloudWatch's embedded metric format, and
@@ -19,7 +17,7 @@ func (w *work) report(ctx context.Context, start time.Time, took time.Duration, 
 	if w.Log == nil {
 		return
 	}
-	level, failed := slog.LevelInfo, 0
+	level, failed, rotations := slog.LevelInfo, 0, 0
 	state, rotator, outcome := "", "unknown", w.action.String()
 	if w.attempt != nil {
 		state = w.attempt.State.String()
@@ -35,6 +33,8 @@ func (w *work) report(ctx context.Context, start time.Time, took time.Duration, 
 	}
 	if err != nil {
 		level, failed, outcome = slog.LevelError, 1, "failed"
+	} else if w.action == promote {
+		rotations = 1
 	}
 	attrs := []slog.Attr{
 		slog.String("id", w.id),
@@ -44,6 +44,7 @@ func (w *work) report(ctx context.Context, start time.Time, took time.Duration, 
 		slog.String("outcome", outcome),
 		slog.Int64("milliseconds", took.Milliseconds()),
 		slog.Int("failed", failed),
+		slog.Int("rotations", rotations), // that ended with this step
 	}
 	if w.retired != "" {
 		attrs = append(attrs, slog.String("retired", w.retired))
@@ -58,16 +59,10 @@ func (w *work) report(ctx context.Context, start time.Time, took time.Duration, 
 			attrs = append(attrs, slog.String("stack", w.mask.hide(p.stack)))
 		}
 	}
-	attrs = append(attrs, slog.Any("_aws", map[string]any{
-		"Timestamp": start.UnixMilli(),
-		"CloudWatchMetrics": []any{map[string]any{
-			"Namespace":  Namespace,
-			"Dimensions": [][]string{{"rotator", "step"}},
-			"Metrics": []any{
-				map[string]string{"Name": "milliseconds", "Unit": "Milliseconds"},
-				map[string]string{"Name": "failed", "Unit": "Count"},
-			},
-		}},
-	}))
+	attrs = append(attrs, metrics.Attrs(start, [][]string{{}, {"rotator", "step"}},
+		metrics.Metric{Name: "milliseconds", Unit: "Milliseconds"},
+		metrics.Metric{Name: "failed", Unit: "Count"},
+		metrics.Metric{Name: "rotations", Unit: "Count"},
+	)...)
 	w.Log.LogAttrs(ctx, level, "rotation step", attrs...)
 }
