@@ -141,7 +141,7 @@ func (s *Store) look(ctx context.Context) error {
 	out, err := s.client.GetParameters(ctx, &ssm.GetParametersInput{
 		Names: []string{p.Name, p.Record()}, WithDecryption: aws.Bool(true),
 	})
-	if isDenied(err) {
+	if isDenied(err) && !isKeyDenied(err) {
 		return s.denied(ctx, err)
 	}
 	if err != nil {

@@ -269,23 +269,28 @@ func (w *work) create(ctx context.Context) error {
 	}
 	w.mask.learn(value)
 	err = w.store.PutPending(ctx, w.attempt, value)
-	if errors.Is(err, ErrStored) {
-		return w.discardLost(ctx, r, current, made)
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrStored):
+		if err := w.discardLost(ctx, r, current, made); err != nil {
+			return fmt.Errorf("another run of this attempt stored its value first; removing what was made for this one: %w", err)
+		}
+		return nil
+	case rotators.IsPermanent(err):
+		// It was certainly not stored, so nobody will ever get it.
+		if lostErr := w.discardLost(ctx, r, current, made); lostErr != nil {
+			err = fmt.Errorf("%w; what was made for it outside could not be removed, which the next run does: %w", err, lostErr)
+		}
+		fallthrough
+	case err != nil:
 		return fmt.Errorf("storing the pending value: %w", err)
 	}
 	return nil
 }
 
-// discardLost removes what a rotator made outside for a value that came too late.
+// discardLost removes what a rotator made outside for a value that was not stored.
 func (w *work) discardLost(ctx context.Context, r rotators.Rotator, current, lost rotators.Secret) error {
-	d, ok := r.(rotators.Discarder)
-	if !ok {
-		return nil
-	}
-	if err := d.Discard(ctx, w.rotation(current, lost)); err != nil {
-		return fmt.Errorf("another run of this attempt stored its value first; removing what was made for this one: %w", err)
+	if d, ok := r.(rotators.Discarder); ok {
+		return d.Discard(ctx, w.rotation(current, lost))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@
 package secretstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
@@ -34,6 +36,7 @@ const (
 type Store struct {
 	client        *secretsmanager.Client
 	rotationToken rotators.Secret
+	keyID         string // of KMS, as Load has seen it
 }
 
 var _ rotation.Store = (*Store)(nil)
@@ -63,6 +66,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	for _, tag := range secret.Tags {
 		tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
 	}
+	s.keyID = cmp.Or(aws.ToString(secret.KmsKeyId), "alias/aws/secretsmanager")
 	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token}
 	if !s.rotationToken.IsZero() {
 		a.Known = []rotators.Secret{s.rotationToken}
@@ -154,7 +158,7 @@ func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInpu
 	case isNotFound(err):
 		return rotators.Secret{}, nil
 	case err != nil:
-		return rotators.Secret{}, fmt.Errorf("reading version %s: %w", *get.VersionId, err)
+		return rotators.Secret{}, fmt.Errorf("reading version %s: %w", *get.VersionId, s.explain(err))
 	case v.SecretString == nil:
 		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("version %s holds binary data, and rekey rotates text: store it as a SecretString", *get.VersionId))
 	}
@@ -224,6 +228,23 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 	var exists *types.ResourceExistsException
 	if errors.As(err, &exists) {
 		return rotation.ErrStored
+	}
+	return s.explain(err)
+}
+
+// explain names the key that KMS refused. Secrets Manager does not. What is said is
+// permanent until somebody does something about the key; the current value is read
+// before anything is changed, so nothing was.
+func (s *Store) explain(err error) error {
+	var api smithy.APIError
+	if !errors.As(err, &api) {
+		return err
+	}
+	switch code := api.ErrorCode(); {
+	case code == "DecryptionFailure", code == "EncryptionFailure":
+		return rotators.Permanent(fmt.Errorf("the secret's KMS key %s cannot be used: enable it, or cancel its deletion, or give the secret another with update-secret --kms-key-id (%w)", s.keyID, err))
+	case code == "AccessDeniedException" && strings.Contains(strings.ToLower(api.ErrorMessage()), "kms"):
+		return rotators.Permanent(fmt.Errorf("the secret's KMS key %s may not be used by this function: allow its role kms:Decrypt and kms:GenerateDataKey through Secrets Manager in the key's policy (%w)", s.keyID, err))
 	}
 	return err
 }
