@@ -181,6 +181,27 @@ func checkPolicies() (ok bool) {
 	return ok
 }
 
+// No action is a wildcard, and a statement that allows something is about everything
+// only if AWS knows no resources of its actions.
+func TestWildcards(t *testing.T) {
+	for _, function := range resources {
+		role, err := loadRole(function, ours, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range role.Statements {
+			for _, action := range s.Actions {
+				if strings.ContainsAny(action, "*?") {
+					t.Errorf("%s, %s: the action %s", function, s.Sid, action)
+				}
+				if slices.Contains(s.Resources, "*") && action != "tag:GetResources" && action != "ssm:DescribeParameters" {
+					t.Errorf("%s, %s: %s of everything", function, s.Sid, action)
+				}
+			}
+		}
+	}
+}
+
 // customerKey makes a KMS key of the account's own, and returns its ARN.
 func customerKey(t *testing.T, person aws.CredentialsProvider, endpoint string) string {
 	t.Helper()
