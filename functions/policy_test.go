@@ -176,8 +176,10 @@ func checkPolicies() (ok bool) {
 			}
 		}
 	}
-	fmt.Printf("policies: of %d requests for a permission %d different ones were refused for want of a tag; each of the %d permissions of the three functions is used, and something changes without it: %t; one too many in any of the %d statements would be noticed\n",
-		ledger.Asked(), refused, permissions, ok, added)
+	if ok {
+		fmt.Printf("policies: %d requests for a permission, of which %d different ones were refused for want of a tag; each of the %d permissions of the three functions is used, and without any one of them something changes; one too many in any of the %d statements would be noticed\n",
+			ledger.Asked(), refused, permissions, added)
+	}
 	return ok
 }
 
