@@ -87,7 +87,8 @@ func TestLookup(t *testing.T) {
 	create(t, s.client, "plain", "a password")
 	create(t, s.client, "disguised", login, "aws:rds:primaryDBInstanceArn", instance)
 	whole := create(t, s.client, "whole", `{"host":"h","username":"root","password":"pw"}`)
-	s.cloud.AddParameter(localaws.Parameter{Name: "/admin", Type: "SecureString", Value: "postgres://root:pw@h/"})
+	key := customerKey(t, s.client.Options().Credentials, s.endpoint)
+	s.cloud.AddParameter(localaws.Parameter{Name: "/admin", Type: "SecureString", KeyID: key, Value: "postgres://root:pw@h/"})
 	s.cloud.AddParameter(localaws.Parameter{Name: "/open", Type: "String", Value: "postgres://root:pw@h/"})
 
 	for _, c := range []struct{ ref, value, refusal string }{

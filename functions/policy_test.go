@@ -1,6 +1,8 @@
 package functions_test
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -10,14 +12,23 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"golang.org/x/time/rate"
 
+	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/internal/inventory"
 	"github.com/rekeyhq/rekey/internal/localaws"
+	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/policies"
+	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/apikey"
+	"github.com/rekeyhq/rekey/rotators/iamkey"
 )
 
 // Every function here calls AWS with an access key of its own, named as the function
@@ -165,9 +176,203 @@ func checkPolicies() (ok bool) {
 			}
 		}
 	}
-	fmt.Printf("policies: of %d requests for a permission %d different ones were refused for want of a tag; each of the %d permissions of the three functions is used, and something changes without it: %t; one too many in any of the %d statements would be noticed\n",
-		ledger.Asked(), refused, permissions, ok, added)
+	if ok {
+		fmt.Printf("policies: %d requests for a permission, of which %d different ones were refused for want of a tag; each of the %d permissions of the three functions is used, and without any one of them something changes; one too many in any of the %d statements would be noticed\n",
+			ledger.Asked(), refused, permissions, added)
+	}
 	return ok
+}
+
+// No action is a wildcard, and a statement that allows something is about everything
+// only if AWS knows no resources of its actions.
+func TestWildcards(t *testing.T) {
+	for _, function := range resources {
+		role, err := loadRole(function, ours, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range role.Statements {
+			for _, action := range s.Actions {
+				if strings.ContainsAny(action, "*?") {
+					t.Errorf("%s, %s: the action %s", function, s.Sid, action)
+				}
+				if slices.Contains(s.Resources, "*") && action != "tag:GetResources" && action != "ssm:DescribeParameters" {
+					t.Errorf("%s, %s: %s of everything", function, s.Sid, action)
+				}
+			}
+		}
+	}
+}
+
+// customerKey makes a KMS key of the account's own, and returns its ARN.
+func customerKey(t *testing.T, person aws.CredentialsProvider, endpoint string) string {
+	t.Helper()
+	client := kms.New(kms.Options{Region: "us-east-1", BaseEndpoint: &endpoint, Credentials: person})
+	out, err := client.CreateKey(t.Context(), &kms.CreateKeyInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *out.KeyMetadata.Arn
+}
+
+// A pending value is the password of tomorrow: nobody but the worker gets it, whatever
+// AdminArns says and under the key that AWS manages too, and the planner gets no value.
+func TestPendingValuesAreTheWorkersAlone(t *testing.T) {
+	p := newParameter(t, asJSON, nil)
+	store := paramstore.New(p.ssm, p.Parameter, rate.NewLimiter(rate.Inf, 0))
+	a, err := store.Load(t.Context(), p.Parameter.ARN, p.Parameter.Token())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.PutPending(t.Context(), a, rotators.NewSecret(p.first)); err != nil {
+		t.Fatal(err)
+	}
+	record := p.Parameter.Record()
+	read := func(name string, decrypt bool) func(*ssm.Client) error {
+		return func(c *ssm.Client) error {
+			_, err := c.GetParameter(t.Context(), &ssm.GetParameterInput{Name: &name, WithDecryption: &decrypt})
+			return err
+		}
+	}
+	readTen := func(name string, decrypt bool) func(*ssm.Client) error {
+		return func(c *ssm.Client) error {
+			_, err := c.GetParameters(t.Context(), &ssm.GetParametersInput{Names: []string{name}, WithDecryption: &decrypt})
+			return err
+		}
+	}
+	list := func(path string, decrypt bool) func(*ssm.Client) error {
+		return func(c *ssm.Client) error {
+			_, err := c.GetParametersByPath(t.Context(), &ssm.GetParametersByPathInput{Path: &path, Recursive: aws.Bool(true), WithDecryption: &decrypt})
+			return err
+		}
+	}
+	const explicit = "with an explicit deny"
+	for _, c := range []struct {
+		function, what string
+		ask            func(*ssm.Client) error
+		refusal        string
+	}{
+		{"parameter-rotator", "its value", read(record, true), ""},
+		{"parameter-rotator", "all values", list("/rekey/pending", true), "no identity-based policy allows the ssm:GetParametersByPath action"},
+		{"secret-rotator", "its value", read(record, true), explicit},
+		{"secret-rotator", "its ciphertext", read(record, false), explicit},
+		{"secret-rotator", "all names", list("/rekey/pending", false), "no identity-based policy allows the ssm:GetParametersByPath action"},
+		{"parameter-planner", "all names", list("/rekey/pending", false), ""},
+		{"parameter-planner", "all values", list("/rekey/pending/", true), explicit},
+		{"parameter-planner", "its value", read(record, true), "no identity-based policy allows the ssm:GetParameter action"},
+		{"parameter-planner", "all parameters", list("/", false), "no identity-based policy allows the ssm:GetParametersByPath action"},
+		{"parameter-planner", "a tagged parameter", readTen(parameterName, false), ""},
+		{"parameter-planner", "a tagged parameter's value", readTen(parameterName, true), explicit},
+	} {
+		err := c.ask(ssm.NewFromConfig(p.as(c.function, http.DefaultTransport)))
+		if (err == nil) != (c.refusal == "") || err != nil && !strings.Contains(err.Error(), c.refusal) {
+			t.Errorf("%s, %s: %v", c.function, c.what, err)
+		}
+	}
+}
+
+// The worker reads admins' logins too, of secrets and of what RDS manages.
+func TestAdminsOfParameters(t *testing.T) {
+	p := newParameter(t, asJSON, nil)
+	p.client = secretsmanager.NewFromConfig(p.config(http.DefaultTransport))
+	instance := p.cloud.AddDBInstance(localaws.DBInstance{DBInstanceIdentifier: "db", Engine: "postgres", Endpoint: &localaws.Endpoint{Address: "db.example", Port: 5432}})
+	cluster := p.cloud.AddDBCluster(localaws.DBCluster{DBClusterIdentifier: "cl", Engine: "aurora-postgresql", Endpoint: "cl.example", Port: 5432})
+	for name, tags := range map[string][]string{
+		"rds!db": {"aws:rds:primaryDBInstanceArn", instance, "rekey:admin-for", "ssm:" + parameterName}, "rds!cl": {"aws:rds:primaryDBClusterArn", cluster},
+	} {
+		arn := create(t, p.client, name, `{"username":"root","password":"pw"}`, tags...)
+		if err := p.cloud.Edit(arn, func(s *localaws.Secret) { s.OwningService = "rds" }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := functions.ParameterRotator(p.as("parameter-rotator", http.DefaultTransport), rotators.Registry{"postgres": &asker{ask: func(ctx context.Context, r rotators.Rotation) error {
+		for ref, host := range map[string]string{"rds!db": "db.example", "rds!cl": "cl.example"} {
+			admin, err := r.Lookup(ctx, ref)
+			if err != nil {
+				t.Errorf("%s: %v", ref, err)
+				continue
+			}
+			if got, err := admin.Field("host"); err != nil || got.Reveal() != host {
+				t.Errorf("%s: host %q, %v", ref, got.Reveal(), err)
+			}
+		}
+		if vouches, err := r.Vouches(ctx, "rds!db"); err != nil || !vouches {
+			t.Errorf("rds!db vouches: %v, %v", vouches, err)
+		}
+		return nil
+	}}})
+	if _, err := h.Invoke(t.Context(), p.event()); !errors.Is(err, errAsked) {
+		t.Error(err)
+	}
+}
+
+// A role that rekey:admin names makes the new access key, of a secret and of a
+// parameter.
+func TestKeysMadeByARole(t *testing.T) {
+	const role = "arn:aws:iam::" + ours + ":role/key-admin"
+	var ahead time.Duration // of the clock
+	clock := &apikey.Clock{
+		Now:   func() time.Time { return time.Now().Add(ahead) },
+		Pause: func(ctx context.Context, d time.Duration) error { ahead += d; return ctx.Err() },
+	}
+	p := newParameter(t, asJSON, nil)
+	p.cloud.AddRole(role)
+	id, secret := p.cloud.AddAccessKey(p.cloud.AddUser(localaws.User{UserName: "mailer"}))
+	value := fmt.Sprintf(`{"UserName":"mailer","AccessKeyId":%q,"SecretAccessKey":%q}`, id, secret)
+	if err := p.byHand(t.Context(), value); err != nil {
+		t.Fatal(err)
+	}
+	p.tag("rekey:rotator", "iam-key")
+	p.tag("rekey:admin", role)
+	p.order()
+	cfg := p.as("parameter-rotator", http.DefaultTransport)
+	if _, err := functions.ParameterRotator(cfg, rotators.Registry{"iam-key": iamkey.New(cfg, clock)}).Invoke(t.Context(), p.event()); err != nil {
+		t.Fatal(err)
+	}
+	if version, now, err := p.now(t.Context()); err != nil || version != 3 || now == value {
+		t.Errorf("version %d: %v", version, err)
+	}
+
+	s := newSetup(t, "the first password", func(string, string) string { return value })
+	s.cloud.AddRole(role)
+	id, secret = s.cloud.AddAccessKey(s.cloud.AddUser(localaws.User{UserName: "mailer"}))
+	value = fmt.Sprintf(`{"UserName":"mailer","AccessKeyId":%q,"SecretAccessKey":%q}`, id, secret)
+	if _, err := s.client.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &s.arn, SecretString: &value}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cloud.Reserve(s.arn, tokenOf(2)); err != nil {
+		t.Fatal(err)
+	}
+	tag(t, s, "rekey:rotator", "iam-key")
+	tag(t, s, "rekey:admin", role)
+	cfg = s.as("secret-rotator", http.DefaultTransport)
+	h := functions.SecretRotator(cfg, rotators.Registry{"iam-key": iamkey.New(cfg, clock)})
+	for _, step := range steps {
+		if _, err := h.Invoke(t.Context(), []byte(strings.ReplaceAll(string(s.event(step)), token, tokenOf(2)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if version, now := s.current(); version != tokenOf(2) || now == value {
+		t.Errorf("version %s is current", version)
+	}
+}
+
+// A parameter that has as many versions as there can be: the oldest makes room, and
+// the worker looks first whether it can.
+func TestAParameterOfAHundredVersions(t *testing.T) {
+	p := newParameter(t, asJSON, nil)
+	for range 99 {
+		if err := p.byHand(t.Context(), p.first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.order()
+	if err := p.deliver(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.rotated(t.Context(), 101); err != nil {
+		t.Error(err)
+	}
 }
 
 // What the planner learns of parameters of which some are denied: for want of a tag,

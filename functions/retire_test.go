@@ -87,7 +87,8 @@ func (a *aged) works(t *testing.T, when string, want ...bool) {
 
 // The planner retires what outlived its grace, of every engine and in both services,
 // through the shipped binaries: before that the old credential logs in, after it is
-// refused, and the next rotation finds its way all the same. One that comes inside
+// refused, and the next rotation finds its way all the same. All is encrypted under
+// customers' keys. One that comes inside
 // the grace retires the older credential first.
 func TestRetirementAfterTheGrace(t *testing.T) {
 	in := newInstallation(t)
@@ -232,12 +233,21 @@ func TestRetirementAfterTheGrace(t *testing.T) {
 	}
 }
 
+// key makes a customer's KMS key.
+func (in *installation) key() string {
+	return customerKey(in.t, in.ssm.Options().Credentials, in.endpoint)
+}
+
 // agedParameter makes a parameter.
 func (in *installation) agedParameter(check func(error), r retiring, name, value string, tags map[string]string) *aged {
 	ctx := in.t.Context()
 	tags = maps.Clone(tags)
 	tags["rekey:rotator"], tags["rekey:every"] = r.engine, "30d"
-	in.cloud.AddParameter(localaws.Parameter{Name: name, Type: "SecureString", Value: value, Changed: time.Now(), Tags: tags})
+	tier := "Standard"
+	if strings.HasSuffix(name, "/plain") {
+		tier = "Advanced" // which is encrypted in another way
+	}
+	in.cloud.AddParameter(localaws.Parameter{Name: name, Type: "SecureString", Value: value, KeyID: in.key(), Tier: tier, Changed: time.Now(), Tags: tags})
 	nonce := 0
 	return &aged{
 		retiring: r, what: "parameter " + name,
@@ -273,7 +283,7 @@ func (in *installation) agedParameter(check func(error), r retiring, name, value
 // agedSecret makes a secret.
 func (in *installation) agedSecret(secrets *secretsmanager.Client, check func(error), r retiring, name, value string, tags map[string]string) *aged {
 	ctx := in.t.Context()
-	create := &secretsmanager.CreateSecretInput{Name: &name, SecretString: &value}
+	create := &secretsmanager.CreateSecretInput{Name: &name, SecretString: &value, KmsKeyId: aws.String(in.key())}
 	for key, value := range tags {
 		create.Tags = append(create.Tags, smtypes.Tag{Key: aws.String(key), Value: aws.String(value)})
 	}

@@ -42,7 +42,7 @@ type Access struct {
 type Decision struct {
 	Allowed bool
 	// By names the statements that decide: those that deny, or if there are none those
-	// that allow.
+	// that allow. There are none if the resource's own policy decides.
 	By []string
 	// Denied: a statement denies it, rather than that none allows it.
 	Denied bool
@@ -129,7 +129,10 @@ func (r *Role) Decide(a Access) Decision {
 	if len(deny) > 0 {
 		return Decision{By: deny, Denied: true}
 	}
-	return Decision{Allowed: len(allow) > 0 || a.Granted, By: allow}
+	if a.Granted {
+		return Decision{Allowed: true}
+	}
+	return Decision{Allowed: len(allow) > 0, By: allow}
 }
 
 func (s *Statement) applies(a Access) bool {
