@@ -182,16 +182,16 @@ func TestAlarms(t *testing.T) {
 	}
 	deployed, err := template.Load("../template.yaml", template.Options{
 		Pseudo: map[string]string{"AWS::StackName": "rekey", "AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": ours},
-		Attribute: func(resource, name string) string {
+		Attribute: func(resource, name string, _ func(string) (any, error)) (string, error) {
 			switch {
 			case name == "Ref" && byName[resource] != "":
-				return byName[resource]
+				return byName[resource], nil
 			case resource == "ParameterQueue" && name == "QueueName":
-				return liveQueue
+				return liveQueue, nil
 			case resource == "ParameterDeadLetters" && name == "QueueName":
-				return deadQueue
+				return deadQueue, nil
 			}
-			return resource + "." + name
+			return resource + "." + name, nil
 		},
 	})
 	if err != nil {

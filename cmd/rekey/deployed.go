@@ -39,7 +39,9 @@ func deployedBy(ctx context.Context, file, name, account string) (*deployed, err
 			"AWS::StackName": stackName, "AWS::Partition": "aws", "AWS::AccountId": cmp.Or(account, "000000000000"), "AWS::URLSuffix": "amazonaws.com",
 			"AWS::Region": cmp.Or(os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION"), "us-east-1"),
 		},
-		Attribute: func(resource, attribute string) string { return reference + resource + "." + attribute },
+		Attribute: func(resource, attribute string, _ func(string) (any, error)) (string, error) {
+			return reference + resource + "." + attribute, nil
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -22,8 +22,9 @@ type Options struct {
 	// Pseudo are the values of the parameters whose names begin with "AWS::".
 	Pseudo map[string]string
 	// Attribute is what !GetAtt yields of a resource, and with the name "Ref" what
-	// !Ref does. nil: the names themselves, with a dot between.
-	Attribute func(resource, name string) string
+	// !Ref does. property is one of the resource's own, evaluated. nil: the names
+	// themselves, with a dot between.
+	Attribute func(resource, name string, property func(string) (any, error)) (string, error)
 }
 
 // Template is a template with everything evaluated. What its conditions exclude is not
@@ -289,7 +290,10 @@ func (e *evaluation) attribute(resource, name string) (any, error) {
 	if e.Attribute == nil {
 		return resource + "." + name, nil
 	}
-	return e.Attribute(resource, name), nil
+	return e.Attribute(resource, name, func(property string) (any, error) {
+		r, _ := e.resources[resource].(map[string]any)
+		return e.value(section(r, "Properties")[property])
+	})
 }
 
 func (e *evaluation) call(function string, argument any) (any, error) {

@@ -1,6 +1,7 @@
 package template
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -60,12 +61,15 @@ Outputs:
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%#v\nwant\n%#v", got, want)
 	}
-	given, err := parse([]byte(text), Options{Parameters: map[string]string{"Number": "4", "Empty": "x"}, Pseudo: map[string]string{"AWS::Region": "r"}, Attribute: func(resource, name string) string { return name + " of " + resource }})
+	given, err := parse([]byte(text), Options{Parameters: map[string]string{"Number": "4", "Empty": "x"}, Pseudo: map[string]string{"AWS::Region": "r"}, Attribute: func(resource, name string, property func(string) (any, error)) (string, error) {
+		list, err := property("List")
+		return fmt.Sprint(name, " of ", resource, list), err
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := given.Resources["Queue"].Properties
-	if p["If"] != "a" || p["IfLong"] != "a" || p["Nothing"] != "a" || p["Short"] != "Arn of Gone" || given.Resources["Gone"].Type != "AWS::SNS::Topic" || given.Outputs["None"] != "x" {
+	if p["If"] != "a" || p["IfLong"] != "a" || p["Nothing"] != "a" || p["Short"] != "Arn of Gone<nil>" || given.Resources["Gone"].Type != "AWS::SNS::Topic" || given.Outputs["None"] != "x" || given.Outputs["Url"] != "Ref of Queue[a b]" {
 		t.Errorf("with other parameters: %v", given)
 	}
 }
