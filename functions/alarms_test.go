@@ -18,12 +18,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
-	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
-
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
 	"github.com/rekeyhq/rekey/internal/alarms"
 	"github.com/rekeyhq/rekey/internal/localaws"
+	"github.com/rekeyhq/rekey/internal/locallambda"
 	"github.com/rekeyhq/rekey/internal/template"
 )
 
@@ -49,8 +49,37 @@ type watched struct {
 	*installation
 	secrets *secretsmanager.Client
 
+	processes []localaws.Function // of the functions
+	twice     bool                // whether all of it happened an hour ago, too
+
 	mu     sync.Mutex
 	lambda []alarms.Datum // what Lambda counts
+}
+
+// start runs a shipped binary.
+func (w *watched) start(name string) localaws.Function {
+	f := w.function(name)
+	w.processes = append(w.processes, f)
+	return f
+}
+
+// known is all that CloudWatch knows.
+func (w *watched) known() (data []alarms.Datum) {
+	w.t.Helper()
+	for _, p := range w.processes {
+		_ = p.(*locallambda.Function).Close() // the log is whole when the process is gone
+	}
+	data = append(w.metrics(), w.queues()...)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	data = append(data, w.lambda...)
+	if w.twice {
+		for _, d := range slices.Clone(data) {
+			d.At = d.At.Add(-time.Hour)
+			data = append(data, d)
+		}
+	}
+	return data
 }
 
 // counted is a function whose errors Lambda counts.
@@ -78,7 +107,7 @@ func newWatched(t *testing.T) *watched {
 	w := &watched{installation: newInstallation(t)}
 	w.secrets = secretsmanager.NewFromConfig(aws.Config{Region: "us-east-1", BaseEndpoint: &w.endpoint, Credentials: credentials.NewStaticCredentialsProvider("local", "local", "")})
 	for name := range resources {
-		f := w.function(name)
+		f := w.start(name)
 		if name == "parameter-rotator" {
 			f = &reporting{f, w.ended}
 		}
@@ -206,38 +235,30 @@ func TestAlarms(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	scenarios := map[string]func(w *watched) (more []alarms.Datum){
-		"": func(w *watched) []alarms.Datum { // all is well
+	scenarios := map[string]func(w *watched){
+		"": func(w *watched) { // all is well
 			w.rotateSecret(func(string) {})
 			w.add("/app", old-12*24*time.Hour, due)
 			w.tick()
-			return nil
 		},
-		"Failed": func(w *watched) []alarms.Datum {
+		"Failed": func(w *watched) {
 			w.rotateSecret(w.noLogin)
 			w.plan()
-			return nil
 		},
-		"Overdue": func(w *watched) []alarms.Datum {
+		"Overdue": func(w *watched) {
 			w.workerOff()
 			w.add("/app", old, due)
 			w.plan()
-			earlier := w.metrics()
-			for i := range earlier {
-				earlier[i].At = earlier[i].At.Add(-time.Hour) // the functions' clock cannot be set
-			}
-			w.plan()
-			return earlier
+			w.twice = true // the functions' clock cannot be set
 		},
-		"RetirementsOverdue": func(w *watched) []alarms.Datum {
+		"RetirementsOverdue": func(w *watched) {
 			w.workerOff()
 			tags := maps.Clone(due)
 			tags["rekey:retire"] = "1 " + time.Now().Add(-3*time.Hour).UTC().Format(time.RFC3339)
 			w.add("/app", 0, tags)
 			w.plan()
-			return nil
 		},
-		"DeadLetters": func(w *watched) []alarms.Datum {
+		"DeadLetters": func(w *watched) {
 			w.noLogin(w.add("/app", old-12*24*time.Hour, due).user)
 			w.plan()
 			for range 5 {
@@ -247,32 +268,27 @@ func TestAlarms(t *testing.T) {
 			if err := w.cloud.Idle(w.t.Context(), liveQueue); err != nil {
 				w.t.Fatal(err)
 			}
-			return nil
 		},
-		"QueueAge": func(w *watched) []alarms.Datum {
+		"QueueAge": func(w *watched) {
 			w.workerOff()
 			w.add("/app", old-12*24*time.Hour, due)
 			w.plan()
 			w.forwardBy(2*time.Hour + time.Minute)
-			return nil
 		},
-		"Throttles": func(w *watched) []alarms.Datum {
-			w.cloud.Handle("rekey-secret-rotator", &throttled{Function: w.function("secret-rotator"), w: w})
+		"Throttles": func(w *watched) {
+			w.cloud.Handle("rekey-secret-rotator", &throttled{Function: w.start("secret-rotator"), w: w})
 			w.rotateSecret(func(string) {})
 			w.plan()
-			return nil
 		},
-		"PlannerDidNotRun": func(w *watched) []alarms.Datum {
+		"PlannerDidNotRun": func(w *watched) {
 			w.rotateSecret(func(string) {})
-			return nil
 		},
-		"FunctionErrors": func(w *watched) []alarms.Datum {
+		"FunctionErrors": func(w *watched) {
 			w.plan()
-			f := &counted{w.function("secret-rotator"), w, "secret-rotator"}
+			f := &counted{w.start("secret-rotator"), w, "secret-rotator"}
 			if _, err := f.Invoke(w.t.Context(), []byte(`{"Step":"dropSecret"}`)); err == nil {
 				w.t.Error("a step that there is not succeeded")
 			}
-			return nil
 		},
 	}
 	// An order that is put aside has failed before.
@@ -296,11 +312,8 @@ func TestAlarms(t *testing.T) {
 		t.Run("alarm:"+id, func(t *testing.T) {
 			t.Parallel()
 			w := newWatched(t)
-			data := scenario(w)
-			data = slices.Concat(data, w.metrics(), w.queues())
-			w.mu.Lock()
-			data = append(data, w.lambda...)
-			w.mu.Unlock()
+			scenario(w)
+			data := w.known()
 			var fire []string
 			for name, a := range all {
 				fires, err := a.Fires(data, time.Now())
@@ -356,7 +369,7 @@ func TestDashboard(t *testing.T) {
 	w.rotateSecret(func(string) {})
 	w.plan()
 	printed := map[string]bool{}
-	for _, d := range w.metrics() {
+	for _, d := range w.known() {
 		printed[fmt.Sprint(d.Namespace, d.Name, d.Dimensions)] = true
 	}
 	text, err := os.ReadFile("../template.yaml")

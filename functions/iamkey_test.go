@@ -65,6 +65,7 @@ type keyed struct {
 	ours     map[string]bool     // keys that the functions minted or the secret recorded
 	full     int                 // times that there was no room for a key
 	harm     error               // to somebody else's key
+	denied   string              // the action that nobody may; "": everybody may everything
 }
 
 const (
@@ -77,7 +78,7 @@ func newKeyed(t *testing.T, service string, delays localaws.IAMDelays) *keyed {
 	t.Setenv("REKEY_QUEUE_URL", "https://queue")
 	t.Setenv("REKEY_SSM_WRITES_PER_SECOND", "1000") // nothing here is about the quota
 	k := &keyed{t: t, service: service, now: time.Date(2026, 11, 24, 1, 2, 3, 4e8, time.UTC), count: map[string]int{}, ours: map[string]bool{}}
-	k.cloud = localaws.New(localaws.Config{Now: k.time, IAMDelays: delays})
+	k.cloud = localaws.New(localaws.Config{Now: k.time, IAMDelays: delays, Authorize: k.authorize})
 	t.Cleanup(k.cloud.Close)
 	person, rekeys := httptest.NewServer(k.cloud), httptest.NewServer(http.HandlerFunc(k.serve))
 	t.Cleanup(person.Close)

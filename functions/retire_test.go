@@ -329,6 +329,12 @@ func TestNoRetirementWhereRotationIsOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := p.cloud.Reserve(*created.ARN, token); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.CancelRotateSecret(t.Context(), &secretsmanager.CancelRotateSecretInput{SecretId: created.ARN}); err != nil {
+		t.Fatal(err)
+	}
 	p.Message = queue.Message{Retire: &queue.Retirement{ARN: *created.ARN, Version: token}}
 	if err := p.deliver(); err != nil {
 		t.Errorf("the order comes back: %v", err)
