@@ -11,7 +11,7 @@ STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-race test-moto test-mysql test-redis sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-mariadb tools-mysql tools-redis tools-redis-8 tools-valkey tools-aws tools-ssh build-SecretRotator build-ParameterPlanner build-ParameterRotator
+.PHONY: help build package test test-race test-moto test-template policies test-mysql test-redis sweep lint verify bench demo clean tools tools-postgres tools-postgres-18 tools-mariadb tools-mysql tools-redis tools-redis-8 tools-valkey tools-aws tools-ssh tools-template build-SecretRotator build-ParameterPlanner build-ParameterRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,9 +46,19 @@ test: tools build lint verify ## run every test; installs what they need
 test-race: tools ## the tests once more under the race detector (needs a C compiler)
 	go test -race ./...
 
-test-moto: tools build ## the shipped function against moto, another implementation of AWS
+test-moto: tools build tools-template ## the shipped functions, and the stack, against moto, another implementation of AWS
 	@command -v moto_server >/dev/null || python3 -m pip install 'moto[server]'
-	go test -tags moto -run Moto -v ./functions
+	PYTHONPATH=$(TEMPLATE) go test -tags moto -run Moto -v ./functions
+
+test-template: tools-template ## lint template.yaml, and what AWS SAM makes of it
+	@mkdir -p build
+	$(CFNLINT) template.yaml
+	PYTHONPATH=$(TEMPLATE) python3 internal/template/expand.py template.yaml build/expanded.json
+	$(CFNLINT) build/expanded.json
+	go test -count=1 -tags sam -run Expanded ./internal/template
+
+policies: tools-postgres tools-mariadb tools-redis ## hold every AWS call of the functions against their policies, and print the counts
+	@go test -count=1 -v ./functions | grep -E '^(policies:|ok|FAIL|--- FAIL)'
 
 test-mysql: tools tools-mysql ## the whole MySQL and MariaDB suite on a real MySQL, which it fetches
 	REKEY_MYSQL_BIN=$(MYSQL) go test -count=1 ./rotators/mysql ./internal/watch -v -run . | tee $(MYSQL).log | grep -E '^(the server is|ok|FAIL|--- FAIL|    --- FAIL)'; \
@@ -66,6 +76,7 @@ lint: ## gofmt, vet and staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
 	go vet ./...
 	go vet -tags moto ./functions
+	go vet -tags sam ./internal/template
 	$(STATICCHECK) ./...
 	@for d in examples/*/; do (cd $$d && $(STATICCHECK) ./...) || exit 1; done
 
@@ -135,6 +146,13 @@ define fetch
   for f in $$D/cache/archives/*.deb; do dpkg -x $$f $$D/root || exit 1; done && \
   mkdir -p $(dir $(2)) && rm -rf $(2) && mv $$D/root $(2) && chmod -R a+rX /var/tmp/rekey-tools && rm -rf $$D; }
 endef
+
+# cfn-lint, which brings AWS SAM's translator: the one that Python has, or one beside
+# the system's and not in it.
+TEMPLATE := /var/tmp/rekey-tools/template
+CFNLINT   = PYTHONPATH=$(TEMPLATE) python3 -c 'import sys; from cfnlint.runner import main; sys.exit(main())'
+tools-template:
+	@PYTHONPATH=$(TEMPLATE) python3 -c 'import cfnlint, samtranslator' 2>/dev/null || python3 -m pip install --quiet --target $(TEMPLATE) cfn-lint==1.51.0
 
 tools-aws:
 	@command -v aws >/dev/null || $(call install,awscli)

@@ -20,8 +20,14 @@ Resources:
   F:
     Type: AWS::Serverless::Function
     Properties:
+      Role: !GetAtt FRole.Arn
+  FRole:
+    Type: AWS::IAM::Role
+    Properties:
       Policies:
-        - Statement:
+      - PolicyName: all
+        PolicyDocument:
+          Statement:
             - Sid: Send
               Effect: Allow
               Action: [sqs:SendMessage, sqs:Get*]
@@ -133,6 +139,7 @@ func TestWhatIsNotKnown(t *testing.T) {
 		"Action: SSM:getParameter>NotAction: x":              "the element NotAction",
 		"Sid: Never>Sid: Tag":                                "two statements are named Tag",
 		"Effect: Deny>Effect: Perhaps":                       "the effect Perhaps",
+		"!GetAtt FRole.Arn>!GetAtt Queue.Arn":                "no role of the template's",
 		"!GetAtt Queue.Arn>!GetAtt Queue.Name":               "what Queue.Name is cannot be told",
 	} {
 		from, to, _ := strings.Cut(change, ">")

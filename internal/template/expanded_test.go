@@ -1,0 +1,71 @@
+//go:build sam
+
+package template_test
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+)
+
+// What README.md promises is in what SAM makes of the template, and SAM has added
+// nothing to the functions' roles. Run it with make test-template, which expands it.
+func TestExpanded(t *testing.T) {
+	text, err := os.ReadFile("../../build/expanded.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var expanded struct {
+		Resources map[string]struct {
+			Type       string
+			Properties map[string]any
+		}
+	}
+	if err := json.Unmarshal(text, &expanded); err != nil {
+		t.Fatal(err)
+	}
+	is := func(id, property, want string) {
+		t.Helper()
+		got, _ := json.Marshal(expanded.Resources[id].Properties[property])
+		if string(got) != want {
+			t.Errorf("%s: %s is %s, want %s", id, property, got, want)
+		}
+	}
+	for _, function := range []string{"SecretRotator", "ParameterPlanner", "ParameterRotator"} {
+		is(function, "Runtime", `"provided.al2023"`)
+		is(function, "Architectures", `["arm64"]`)
+		is(function, "LoggingConfig", `{"ApplicationLogLevel":"INFO","LogFormat":"JSON","LogGroup":{"Ref":"`+function+`Log"},"SystemLogLevel":"WARN"}`)
+		is(function, "Role", `{"Fn::GetAtt":["`+function+`Role","Arn"]}`)
+		is(function+"Log", "RetentionInDays", `{"Ref":"LogRetentionDays"}`)
+	}
+	is("ParameterPlannerTick", "FlexibleTimeWindow", `{"MaximumWindowInMinutes":10,"Mode":"FLEXIBLE"}`)
+	is("ParameterPlannerTick", "ScheduleExpression", `"cron(0 * * * ? *)"`)
+	target, _ := expanded.Resources["ParameterPlannerTick"].Properties["Target"].(map[string]any)
+	if retry, _ := json.Marshal(target["RetryPolicy"]); string(retry) != `{"MaximumEventAgeInSeconds":1800,"MaximumRetryAttempts":5}` {
+		t.Errorf("the schedule tries again as %s", retry)
+	}
+	is("ParameterRotatorOrders", "BatchSize", `1`)
+	for _, queue := range []string{"ParameterQueue", "ParameterDeadLetters"} {
+		is(queue, "FifoQueue", `true`)
+		is(queue, "SqsManagedSseEnabled", `{"Fn::If":["HasKey",{"Ref":"AWS::NoValue"},true]}`)
+	}
+	is("ParameterQueue", "RedrivePolicy", `{"deadLetterTargetArn":{"Fn::GetAtt":["ParameterDeadLetters","Arn"]},"maxReceiveCount":5}`)
+	is("SecretRotatorPermission", "Principal", `"secretsmanager.amazonaws.com"`)
+	is("SecretRotatorPermission", "SourceAccount", `{"Ref":"AWS::AccountId"}`)
+	roles := 0
+	for id, r := range expanded.Resources {
+		if r.Type != "AWS::IAM::Role" {
+			continue
+		}
+		roles++
+		if id == "ParameterPlannerTickRole" {
+			continue // SAM's own: to call the planner
+		}
+		if policies, _ := r.Properties["Policies"].([]any); len(policies) != 1 || r.Properties["ManagedPolicyArns"] != nil {
+			t.Errorf("%s has %d policies of its own, and AWS's %v", id, len(policies), r.Properties["ManagedPolicyArns"])
+		}
+	}
+	if roles != 4 {
+		t.Errorf("%d roles, want one for each function and one for the schedule", roles)
+	}
+}
