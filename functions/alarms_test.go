@@ -251,6 +251,11 @@ func TestAlarms(t *testing.T) {
 			w.plan()
 			w.twice = true // the functions' clock cannot be set
 		},
+		"Misconfigured": func(w *watched) {
+			w.add("/app", 0, map[string]string{"rekey:rotator": "postgres", "rekey:every": "monthly"})
+			w.plan()
+			w.twice = true
+		},
 		"RetirementsOverdue": func(w *watched) {
 			w.workerOff()
 			tags := maps.Clone(due)
