@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
@@ -55,6 +56,11 @@ func (a *accounts) secrets(ctx context.Context, id string) *secretsmanager.Clien
 		a.clients[account] = secretsmanager.NewFromConfig(cfg)
 	}
 	return a.clients[account]
+}
+
+// keys returns the client of KMS in the account that an ARN is of.
+func (a *accounts) keys(ctx context.Context, id string) *kms.Client {
+	return kms.NewFromConfig(a.config(ctx, id))
 }
 
 // config returns what to call AWS with in the account that an ARN is of. What is

@@ -104,6 +104,7 @@ func (h *secretRotator) Invoke(ctx context.Context, payload []byte) ([]byte, err
 		ctx = account.With(ctx, credentials)
 	}
 	store := secretstore.New(client, rotators.NewSecret(event.RotationToken))
+	store.Keys = h.accounts.keys(ctx, event.SecretID)
 	if err := engine.Step(ctx, store, step, event.SecretID, event.ClientRequestToken); err != nil {
 		return nil, err
 	}

@@ -76,23 +76,23 @@ func TestAKeyOfKMSThatCannotBeUsed(t *testing.T) {
 				func(k *keyed, client *kms.Client, key string) error {
 					_, err := client.EnableKey(k.t.Context(), &kms.EnableKeyInput{KeyId: &key})
 					return err
-				}, `KMS key ARN cannot be used: enable it, or cancel its deletion`, 0,
+				}, `KMS key ARN is in the state Disabled: enable it`, 0,
 			},
 			"to be deleted": {
 				func(k *keyed, client *kms.Client, key string) error {
 					_, err := client.ScheduleKeyDeletion(k.t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &key})
 					return err
-				}, nil, `KMS key ARN cannot be used: enable it, or cancel its deletion`, 0,
+				}, nil, `KMS key ARN is in the state PendingDeletion: .* cancel-key-deletion`, 0,
 			},
 			"not to be read with": {
 				func(k *keyed, _ *kms.Client, _ string) error { k.deny("kms:Decrypt"); return nil },
 				func(k *keyed, _ *kms.Client, _ string) error { k.deny(""); return nil },
-				`KMS key ARN may not be used by this function: allow its role kms:Decrypt`, 0,
+				`KMS key ARN cannot be used: allow this function's role kms:Decrypt`, 0,
 			},
 			"not to be written with": {
 				func(k *keyed, _ *kms.Client, _ string) error { k.deny(write); return nil },
 				func(k *keyed, _ *kms.Client, _ string) error { k.deny(""); return nil },
-				`KMS key ARN may not be used by this function: allow its role .*` + write, 1,
+				`KMS key ARN cannot be used: allow this function's role .*` + write, 1,
 			},
 		} {
 			t.Run(service+"/"+name, func(t *testing.T) {

@@ -140,9 +140,13 @@ func (h *parameterRotator) carryOut(ctx context.Context, m queue.Message) error 
 func (h *parameterRotator) retire(ctx context.Context, r queue.Retirement) error {
 	engine := h.engine
 	engine.Others = &others{h.accounts, r.ARN}
-	var store rotation.Store = secretstore.New(h.accounts.secrets(ctx, r.ARN), rotators.Secret{})
+	var store rotation.Store
 	if r.Name != "" {
-		store = paramstore.New(h.ssm, paramstore.Parameter{ARN: r.ARN, Name: r.Name}, h.writes)
+		store = h.store(ctx, paramstore.Parameter{ARN: r.ARN, Name: r.Name})
+	} else {
+		secret := secretstore.New(h.accounts.secrets(ctx, r.ARN), rotators.Secret{})
+		secret.Keys = h.accounts.keys(ctx, r.ARN)
+		store = secret
 	}
 	err := engine.Retire(ctx, store, r.ARN, r.Version)
 	if errors.Is(err, paramstore.ErrGone) || errors.Is(err, paramstore.ErrUntagged) || errors.Is(err, secretstore.ErrRotationOff) {
@@ -155,7 +159,7 @@ func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	p := m.Parameter
 	engine := h.engine
 	engine.Others = &others{h.accounts, p.ARN}
-	store := paramstore.New(h.ssm, p, h.writes)
+	store := h.store(ctx, p)
 	why, err := h.drop(ctx, store, m)
 	if err != nil {
 		return h.logged(ctx, p, err)
@@ -173,7 +177,14 @@ func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	if p, err = h.now(ctx, p); err != nil {
 		return h.logged(ctx, m.Parameter, err)
 	}
-	return engine.Run(ctx, paramstore.New(h.ssm, p, h.writes), p.ARN, p.Token())
+	return engine.Run(ctx, h.store(ctx, p), p.ARN, p.Token())
+}
+
+// store is the parameter's, for one order.
+func (h *parameterRotator) store(ctx context.Context, p paramstore.Parameter) *paramstore.Store {
+	store := paramstore.New(h.ssm, p, h.writes)
+	store.Keys = h.accounts.keys(ctx, p.ARN)
+	return store
 }
 
 // logged makes an error of what failed before a step, which the engine does not log.

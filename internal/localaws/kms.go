@@ -32,6 +32,7 @@ type key struct {
 	id, arn, description string
 	manager              string // "AWS" or "CUSTOMER"
 	state                string
+	denied               bool // to everybody
 	created, deletion    time.Time
 	aead                 cipher.AEAD
 }
@@ -113,6 +114,9 @@ func (s *Server) newKey(manager, description string, now time.Time) *key {
 
 func (s *Server) describeKey(_ call, in keyInput) (any, error) {
 	k, err := s.resolveKey(in.KeyId)
+	if err == nil && k.denied {
+		err = keyDenied(k)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -200,10 +204,35 @@ func pendingDeletion(k *key) error {
 	return &apiError{code: "KMSInvalidStateException", message: k.arn + " is pending deletion."}
 }
 
+// DenyKey has a key's policy deny everything to everybody, or allow it again. The key is
+// named by its id or ARN.
+func (s *Server) DenyKey(id string, denied bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k, err := s.findOwnKey(id)
+	if err == nil {
+		k.denied = denied
+	}
+	return err
+}
+
+func keyDenied(k *key) error {
+	return &apiError{code: "AccessDeniedException", message: "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are not allowed to access. (" + k.arn + ")"}
+}
+
+// accessToKMS is how Secrets Manager passes on that a key is denied to the caller.
+func accessToKMS() error {
+	return &apiError{code: "AccessDeniedException", message: "Access to KMS is not allowed"}
+}
+
 // canEncrypt tells whether Secrets Manager can write under the key of that id.
 // The documentation names the error, not its text.
 func (s *Server) canEncrypt(keyID string) error {
-	if _, err := s.usableKey(cmp.Or(keyID, secretsKey)); err != nil {
+	k, err := s.usableKey(cmp.Or(keyID, secretsKey))
+	if err != nil && k != nil && k.denied {
+		return accessToKMS()
+	}
+	if err != nil {
 		return &apiError{code: "EncryptionFailure", message: "Secrets Manager can't encrypt the protected secret text using the provided KMS key. Check that the KMS key is available, enabled, and not in an invalid state."}
 	}
 	return nil
@@ -212,7 +241,11 @@ func (s *Server) canEncrypt(keyID string) error {
 // canDecrypt tells whether Secrets Manager can read what the key of that id has
 // encrypted.
 func (s *Server) canDecrypt(keyID string) error {
-	if _, err := s.usableKey(cmp.Or(keyID, secretsKey)); err != nil {
+	k, err := s.usableKey(cmp.Or(keyID, secretsKey))
+	if err != nil && k != nil && k.denied {
+		return accessToKMS()
+	}
+	if err != nil {
 		return &apiError{code: "DecryptionFailure", message: "Secrets Manager can't decrypt the protected secret text using the provided KMS key."}
 	}
 	return nil

@@ -123,3 +123,24 @@ func TestSecureString(t *testing.T) {
 		t.Errorf("without decryption: %+v, %v", out, err)
 	}
 }
+
+// A key that its policy denies: what Secrets Manager and Parameter Store say then is
+// neither of the errors that are about its state.
+func TestAKeyThatIsDenied(t *testing.T) {
+	s := newStore(t, localaws.Config{})
+	keys, key := kms.NewFromConfig(s.config), s.newKey()
+	_, err := s.ssm.PutParameter(t.Context(), &ssm.PutParameterInput{Name: aws.String("/p"), Value: aws.String("v"), Type: types.ParameterTypeSecureString, KeyId: &key})
+	must(t, err)
+	must(t, s.DenyKey(key, true))
+	_, err = keys.DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: &key})
+	wantCode(t, "describe", err, "AccessDeniedException")
+	_, err = keys.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &key, Plaintext: []byte("x")})
+	wantCode(t, "encrypt", err, "AccessDeniedException")
+	_, err = s.ssm.GetParameter(t.Context(), &ssm.GetParameterInput{Name: aws.String("/p"), WithDecryption: aws.Bool(true)})
+	wantCode(t, "read", err, "AccessDeniedException")
+	_, err = s.ssm.PutParameter(t.Context(), &ssm.PutParameterInput{Name: aws.String("/p"), Value: aws.String("w"), Type: types.ParameterTypeSecureString, KeyId: &key, Overwrite: aws.Bool(true)})
+	wantCode(t, "write", err, "AccessDeniedException")
+	must(t, s.DenyKey(key, false))
+	_, err = s.ssm.GetParameter(t.Context(), &ssm.GetParameterInput{Name: aws.String("/p"), WithDecryption: aws.Bool(true)})
+	must(t, err)
+}

@@ -60,8 +60,11 @@ func additionalData(context map[string]string) []byte {
 	return b
 }
 
-// usable refuses a key that is not enabled.
+// usable refuses a key that is not enabled, or denied.
 func (k *key) usable() error {
+	if k.denied {
+		return keyDenied(k)
+	}
 	switch k.state {
 	case keyPendingDeletion:
 		return pendingDeletion(k)

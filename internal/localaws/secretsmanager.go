@@ -478,6 +478,9 @@ func (s *Server) recryptable(sec *secret, keyID string) ([]*version, error) {
 		if err := s.canDecrypt(v.keyID); err != nil {
 			return nil, err
 		}
+		if k, err := s.resolveKey(keyID); err == nil && k.denied {
+			continue // as AWS documents: what is there stays under the old key
+		}
 		if err := s.canEncrypt(keyID); err != nil {
 			return nil, err
 		}

@@ -572,5 +572,8 @@ func versionNotFound(version any, p *parameter) error {
 
 // invalidKeyID is how Parameter Store passes on what KMS refused.
 func invalidKeyID(err error) error {
+	if api, ok := err.(*apiError); ok && api.code == "AccessDeniedException" {
+		return err
+	}
 	return &apiError{code: "InvalidKeyId", message: err.Error()}
 }

@@ -14,10 +14,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/rekeyhq/rekey/internal/keys"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -25,6 +27,10 @@ import (
 // Store is a rotation.Driven for one order to rotate one parameter. It is for
 // one goroutine.
 type Store struct {
+	// Keys tells the state of KMS keys, so that errors can name it. Nil: nothing is
+	// known of keys.
+	Keys *kms.Client
+
 	client    *ssm.Client
 	parameter Parameter
 	writes    Limiter
@@ -47,7 +53,10 @@ type seen struct {
 	current, pending rotators.Secret // pending: the record; zero if there is none
 }
 
-var _ rotation.Driven = (*Store)(nil)
+var (
+	_ rotation.Driven = (*Store)(nil)
+	_ rotation.Keyed  = (*Store)(nil)
+)
 
 // New returns the store for one order.
 func New(client *ssm.Client, p Parameter, writes Limiter) *Store {
@@ -141,11 +150,11 @@ func (s *Store) look(ctx context.Context) error {
 	out, err := s.client.GetParameters(ctx, &ssm.GetParametersInput{
 		Names: []string{p.Name, p.Record()}, WithDecryption: aws.Bool(true),
 	})
-	if isDenied(err) && !isKeyDenied(err) {
+	if isDenied(err) && !keys.IsFailure(err) {
 		return s.denied(ctx, err)
 	}
 	if err != nil {
-		return fmt.Errorf("reading the parameter: %w", explain(err, p))
+		return fmt.Errorf("reading the parameter: %w", s.explain(ctx, err))
 	}
 	s.seen = seen{}
 	found := false
@@ -284,7 +293,7 @@ func (s *Store) read(ctx context.Context, name string) (rotators.Secret, error) 
 	case errors.As(err, &noParameter), errors.As(err, &noVersion):
 		return rotators.Secret{}, nil
 	case err != nil:
-		return rotators.Secret{}, fmt.Errorf("reading %s: %w", name, explain(err, s.parameter))
+		return rotators.Secret{}, fmt.Errorf("reading %s: %w", name, s.explain(ctx, err))
 	}
 	return rotators.NewSecret(aws.ToString(out.Parameter.Value)), nil
 }
@@ -385,7 +394,7 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 	var exists *types.ParameterAlreadyExists
 	if !errors.As(err, &exists) {
 		if err != nil {
-			return explain(err, p)
+			return s.explain(ctx, err)
 		}
 		s.seen.pending = value
 		return s.waitToPromote(ctx)
@@ -402,6 +411,15 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 		return rotation.ErrStored
 	}
 	return nil
+}
+
+// KeyUsable implements rotation.Keyed. It costs one call, and none if the key is
+// Parameter Store's own.
+func (s *Store) KeyUsable(ctx context.Context, _ *rotation.Attempt) error {
+	if s.Keys == nil {
+		return nil
+	}
+	return keys.Usable(ctx, s.Keys, s.parameter.KeyID)
 }
 
 // waitToPromote waits for the promotion's write before the target is changed, and
@@ -536,7 +554,7 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 		if throttles < throttled && isThrottle(err) {
 			throttles, try, wait = throttles+1, try-1, shortRest
 		}
-		if refused := explain(err, s.parameter); rotators.IsPermanent(refused) || isDenied(err) || try == promotions {
+		if refused := s.explain(ctx, err); rotators.IsPermanent(refused) || isDenied(err) || try == promotions {
 			return refused
 		}
 		if try == 1 {

@@ -240,6 +240,12 @@ func (w *work) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, mints := r.(rotators.Discarder)
+	if keyed, ok := w.store.(Keyed); ok && (mints || w.attempt.Tags.Retire != "") {
+		if err := keyed.KeyUsable(ctx, w.attempt); err != nil {
+			return err
+		}
+	}
 	if w.attempt.Tags.Retire != "" {
 		// The grace of the rotation before is not over. An emergency rotation
 		// is not refused for that: the older credential goes now.

@@ -715,6 +715,55 @@ func (s *counting) Value(ctx context.Context, a *rotation.Attempt, which rotatio
 }
 
 // The planner asks for what has a grace when that is over.
+// keyed is a store whose key is in this state.
+type keyed struct {
+	*memstore.Store
+	err   error
+	asked int
+}
+
+func (k *keyed) KeyUsable(context.Context, *rotation.Attempt) error {
+	k.asked++
+	return k.err
+}
+
+// minting also makes something outside.
+type minting struct{ retiringSpy }
+
+func (*minting) Discard(context.Context, rotators.Rotation) error { return nil }
+
+// Where something outside is changed before the value is stored, the key comes first.
+func TestAnUnusableKey(t *testing.T) {
+	disabled := rotators.Permanent(errors.New("the key is disabled"))
+	plain, cut, mints := &retiringSpy{}, &retiringSpy{}, &minting{}
+	for _, c := range []struct {
+		name  string
+		r     rotators.Rotator
+		calls *[]string
+		tags  map[string]string
+		asked int
+	}{
+		{"a rotator that changes nothing outside", plain, &plain.calls, nil, 0},
+		{"a grace that is cut short", cut, &cut.calls, map[string]string{rotation.TagRetire: "an-older-version"}, 1},
+		{"a rotator that mints", mints, &mints.calls, nil, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store := &keyed{Store: memstore.New(rotators.NewSecret(first), c.tags), err: disabled}
+			store.Begin(token)
+			err := engine(c.r).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+			if store.asked != c.asked {
+				t.Errorf("the key was asked for %d times, want %d", store.asked, c.asked)
+			}
+			if c.asked > 0 && (!errors.Is(err, disabled) || !rotators.IsPermanent(err) || len(*c.calls) > 0) {
+				t.Errorf("after %v the error is %v", *c.calls, err)
+			}
+			if c.asked == 0 && err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestRetireAfterTheGrace(t *testing.T) {
 	const version = memstore.First
 	refused, unreachable := rotators.Refused(errors.New("wrong password")), errors.New("no route to host")

@@ -86,6 +86,15 @@ type Driven interface {
 	Discard(ctx context.Context, a *Attempt) error
 }
 
+// Keyed is implemented by a Store that encrypts by a key of the owner's. PutPending
+// fails if that cannot be used, which is too late where something is changed before
+// it: an issuer mints, a grace is cut short.
+type Keyed interface {
+	// KeyUsable tells whether the key can be used, and changes nothing. The error
+	// names it, and is permanent if a person must act.
+	KeyUsable(ctx context.Context, a *Attempt) error
+}
+
 // ErrSuperseded says that somebody else changed what readers get meanwhile, and
 // that their change stays.
 var ErrSuperseded = errors.New("somebody else changed the value meanwhile, and that stays so")

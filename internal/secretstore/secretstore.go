@@ -7,7 +7,6 @@
 package secretstore
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,10 +16,11 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
-	"github.com/aws/smithy-go"
 
+	"github.com/rekeyhq/rekey/internal/keys"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -34,12 +34,19 @@ const (
 
 // Store is a rotation.Store for one rotation event.
 type Store struct {
+	// Keys tells the state of KMS keys, so that errors can name it. Nil: nothing is
+	// known of keys.
+	Keys *kms.Client
+
 	client        *secretsmanager.Client
 	rotationToken rotators.Secret
-	keyID         string // of KMS, as Load has seen it
+	key           string // of the secret; "": Secrets Manager's own. Load finds it
 }
 
-var _ rotation.Store = (*Store)(nil)
+var (
+	_ rotation.Store = (*Store)(nil)
+	_ rotation.Keyed = (*Store)(nil)
+)
 
 // New returns a store for one event. rotationToken is the event's, or zero: it
 // proves to Secrets Manager, when a role of another account is used, that the
@@ -66,7 +73,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	for _, tag := range secret.Tags {
 		tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
 	}
-	s.keyID = cmp.Or(aws.ToString(secret.KmsKeyId), "alias/aws/secretsmanager")
+	s.key = aws.ToString(secret.KmsKeyId)
 	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token}
 	if !s.rotationToken.IsZero() {
 		a.Known = []rotators.Secret{s.rotationToken}
@@ -158,11 +165,44 @@ func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInpu
 	case isNotFound(err):
 		return rotators.Secret{}, nil
 	case err != nil:
-		return rotators.Secret{}, fmt.Errorf("reading version %s: %w", *get.VersionId, s.explain(err))
+		return rotators.Secret{}, fmt.Errorf("reading version %s: %w", *get.VersionId, s.explain(ctx, get, err))
 	case v.SecretString == nil:
 		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("version %s holds binary data, and rekey rotates text: store it as a SecretString", *get.VersionId))
 	}
 	return rotators.NewSecret(*v.SecretString), nil
+}
+
+// explain names the key by which a version cannot be decrypted. It need not be the
+// secret's, which may have been changed since.
+func (s *Store) explain(ctx context.Context, get *secretsmanager.GetSecretValueInput, err error) error {
+	if !keys.IsFailure(err) {
+		return err
+	}
+	key := s.key
+	pages := secretsmanager.NewListSecretVersionIdsPaginator(s.client, &secretsmanager.ListSecretVersionIdsInput{
+		SecretId: get.SecretId, IncludeDeprecated: aws.Bool(true),
+	})
+	for pages.HasMorePages() {
+		page, listErr := pages.NextPage(ctx)
+		if listErr != nil {
+			break // the secret's key is a good guess
+		}
+		for _, v := range page.Versions {
+			if aws.ToString(v.VersionId) == *get.VersionId && len(v.KmsKeyIds) > 0 {
+				key = v.KmsKeyIds[0]
+			}
+		}
+	}
+	return keys.Explain(ctx, s.Keys, key, err)
+}
+
+// KeyUsable implements rotation.Keyed. It costs one call, and none if the key is
+// Secrets Manager's own.
+func (s *Store) KeyUsable(ctx context.Context, _ *rotation.Attempt) error {
+	if s.Keys == nil {
+		return nil
+	}
+	return keys.Usable(ctx, s.Keys, s.key)
 }
 
 // Leftovers implements rotation.Store: the versions that carry no label. It
@@ -229,24 +269,7 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 	if errors.As(err, &exists) {
 		return rotation.ErrStored
 	}
-	return s.explain(err)
-}
-
-// explain names the key that KMS refused. Secrets Manager does not. What is said is
-// permanent until somebody does something about the key; the current value is read
-// before anything is changed, so nothing was.
-func (s *Store) explain(err error) error {
-	var api smithy.APIError
-	if !errors.As(err, &api) {
-		return err
-	}
-	switch code := api.ErrorCode(); {
-	case code == "DecryptionFailure", code == "EncryptionFailure":
-		return rotators.Permanent(fmt.Errorf("the secret's KMS key %s cannot be used: enable it, or cancel its deletion, or give the secret another with update-secret --kms-key-id (%w)", s.keyID, err))
-	case code == "AccessDeniedException" && strings.Contains(strings.ToLower(api.ErrorMessage()), "kms"):
-		return rotators.Permanent(fmt.Errorf("the secret's KMS key %s may not be used by this function: allow its role kms:Decrypt and kms:GenerateDataKey through Secrets Manager in the key's policy (%w)", s.keyID, err))
-	}
-	return err
+	return keys.Explain(ctx, s.Keys, s.key, err)
 }
 
 // Promote implements rotation.Store. Secrets Manager takes AWSPENDING off the
