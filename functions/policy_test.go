@@ -152,7 +152,11 @@ func checkPolicies() (ok bool) {
 			fail("%v", err)
 			continue
 		}
-		permissions += len(role.Permissions())
+		for _, p := range role.Permissions() {
+			if !slices.Contains(byServices, p.Sid) {
+				permissions++
+			}
+		}
 		for _, p := range ledger.Unused(role) {
 			if slices.Contains(byServices, p.Sid) {
 				continue

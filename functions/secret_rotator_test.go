@@ -222,8 +222,12 @@ func TestCrashSweep(t *testing.T) {
 func TestCallsAndLogins(t *testing.T) {
 	s := newSetup(t, "the first password", asJSON)
 	before, logged := len(s.cloud.Calls()), len(database.Log())
-	if err := s.rotate(&rotatortest.Wire{}); err != nil {
-		t.Fatal(err)
+	// The function that ships, since what else is in its registry matters.
+	f := function(t, s.endpoint, "", nil)
+	for _, step := range steps {
+		if _, err := f.Invoke(t.Context(), s.event(step)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if calls := s.cloud.Calls()[before:]; len(calls) > 11 {
 		t.Errorf("%d AWS calls: %v", len(calls), calls)

@@ -96,7 +96,8 @@ type Retirer interface {
 
 // Discarder may be implemented by a Rotator whose Create makes something outside: a
 // key that an issuer mints. Before such a Create it is made sure that the KMS key the
-// value is to be encrypted with can be used.
+// value is to be encrypted with can be used. It is used only for secrets whose tag
+// rekey:rotator names it, and not by the field "engine" of a value.
 type Discarder interface {
 	// Discard removes what Create made for Pending, which no reader ever gets: another
 	// run of the same attempt had stored its own value by then, or somebody else

@@ -349,11 +349,11 @@ func (w *work) promote(ctx context.Context) error {
 
 // grace tells how long the attempt's previous value stays valid; negative if
 // there is nothing to retire. It reads a value only if no tag names the rotator
-// and some rotator would leave something to retire.
+// and some rotator that a value can name would leave something to retire.
 func (w *work) grace(ctx context.Context) (time.Duration, error) {
 	name := w.attempt.Tags.Settings.Rotator
 	if name == "" {
-		if !slices.ContainsFunc(w.Registry.Names(), func(name string) bool { return w.graceOf(name) >= 0 }) {
+		if !slices.ContainsFunc(w.Registry.Names(), func(name string) bool { return !tagged(w.Registry[name]) && w.graceOf(name) >= 0 }) {
 			return -1, nil
 		}
 		if _, _, err := w.subject(ctx); err != nil {
@@ -585,8 +585,19 @@ func (w *work) resolve(value rotators.Secret) (rotators.Rotator, error) {
 	if !ok {
 		return nil, rotators.Permanent(fmt.Errorf("%s asks for the rotator %q, and this function has %s", from, name, strings.Join(w.Registry.Names(), ", ")))
 	}
+	if w.attempt.Tags.Settings.Rotator == "" && tagged(r) {
+		return nil, rotators.Permanent(fmt.Errorf("%s asks for the rotator %q, which makes something outside and so is used only where the owner's tag says so: set the tag %srotator to it", from, name, TagPrefix))
+	}
 	w.rotator = name
 	return r, nil
+}
+
+// tagged tells whether a rotator is used only if the tag names it: whoever can write a
+// value should not have keys minted by it. It also spares the others a call, since of
+// these the tag, which costs none, says that there is something to retire.
+func tagged(r rotators.Rotator) bool {
+	_, mints := r.(rotators.Discarder)
+	return mints
 }
 
 // rotation is what a rotator gets to see. Every value it reads is known to the

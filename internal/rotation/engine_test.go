@@ -714,7 +714,6 @@ func (s *counting) Value(ctx context.Context, a *rotation.Attempt, which rotatio
 	return s.Store.Value(ctx, a, which)
 }
 
-// The planner asks for what has a grace when that is over.
 // keyed is a store whose key is in this state.
 type keyed struct {
 	*memstore.Store
@@ -745,7 +744,7 @@ func TestAnUnusableKey(t *testing.T) {
 	}{
 		{"a rotator that changes nothing outside", plain, &plain.calls, nil, 0},
 		{"a grace that is cut short", cut, &cut.calls, map[string]string{rotation.TagRetire: "an-older-version"}, 1},
-		{"a rotator that mints", mints, &mints.calls, nil, 1},
+		{"a rotator that mints", mints, &mints.calls, map[string]string{"rekey:rotator": "spy"}, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store := &keyed{Store: memstore.New(rotators.NewSecret(first), c.tags), err: disabled}
@@ -1033,4 +1032,16 @@ func unescapedJSON(s string) string {
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(s)
 	return strings.TrimSpace(b.String())
+}
+
+// A value alone does not have anything made outside, and so the last step need not read it
+// to learn whether there is something to retire.
+func TestARotatorThatMintsIsNamedByTheTag(t *testing.T) {
+	mints := &minting{}
+	store := memstore.New(rotators.NewSecret(first), nil)
+	store.Begin(token)
+	err := engine(mints).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+	if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "set the tag rekey:rotator to it") || len(mints.calls) > 0 {
+		t.Errorf("after %v: %v", mints.calls, err)
+	}
 }
