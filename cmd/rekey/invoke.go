@@ -38,8 +38,8 @@ others.
 
 With --template it runs as that SAM template deploys it if no parameter is set: with
 its environment in place of your REKEY_*, EXCLUDE_* and PASSWORD_LENGTH, its timeout
-and its memory size. The stack is taken to be called rekey, and the queue that is
-named there must exist.`,
+and its memory size. The stack is taken to be called rekey; its queue must exist, and is
+looked for in the region that is set.`,
 		run: invoke,
 	}
 }

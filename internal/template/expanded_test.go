@@ -5,6 +5,7 @@ package template_test
 import (
 	"encoding/json"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -63,6 +64,17 @@ func TestExpanded(t *testing.T) {
 		}
 		if policies, _ := r.Properties["Policies"].([]any); len(policies) != 1 || r.Properties["ManagedPolicyArns"] != nil {
 			t.Errorf("%s has %d policies of its own, and AWS's %v", id, len(policies), r.Properties["ManagedPolicyArns"])
+		}
+	}
+	// Another stack in the same account and region has the same names but for its own.
+	for id, r := range expanded.Resources {
+		for _, property := range []string{"Name", "FunctionName", "QueueName", "AlarmName", "DashboardName", "TopicName", "RoleName", "LogGroupName", "GroupName"} {
+			name, ok := r.Properties[property]
+			text, _ := json.Marshal(name)
+			refers := strings.Contains(string(text), "AWS::StackName") || strings.HasPrefix(string(text), `{"Ref":`) || strings.HasPrefix(string(text), `{"Fn::GetAtt":`)
+			if ok && !refers {
+				t.Errorf("%s: %s is %s in every stack", id, property, text)
+			}
 		}
 	}
 	if roles != 4 {
