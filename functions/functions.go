@@ -100,9 +100,7 @@ func (h *secretRotator) Invoke(ctx context.Context, payload []byte) ([]byte, err
 	engine := h.engine
 	engine.Others = &others{h.accounts, event.SecretID}
 	client := h.accounts.secrets(ctx, event.SecretID)
-	if credentials := h.accounts.credentials(ctx, event.SecretID); credentials != nil {
-		ctx = account.With(ctx, credentials)
-	}
+	ctx = account.With(ctx, h.accounts.credentials, event.SecretID)
 	store := secretstore.New(client, rotators.NewSecret(event.RotationToken))
 	store.Keys = h.accounts.keys(ctx, event.SecretID)
 	if err := engine.Step(ctx, store, step, event.SecretID, event.ClientRequestToken); err != nil {

@@ -55,7 +55,7 @@ func (o *others) Lookup(ctx context.Context, ref string) (rotators.Secret, error
 	if aws.ToString(secret.OwningService) != "rds" {
 		return value, nil
 	}
-	return o.managed(account.With(ctx, o.config(ctx, ref).Credentials), secret, value)
+	return o.managed(account.Of(ctx, ref), secret, value)
 }
 
 // bare tells whether a value is a login that does not say where to: what the

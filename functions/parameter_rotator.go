@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"golang.org/x/time/rate"
 
+	"github.com/rekeyhq/rekey/internal/account"
 	"github.com/rekeyhq/rekey/internal/due"
 	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/queue"
@@ -138,6 +139,7 @@ func (h *parameterRotator) carryOut(ctx context.Context, m queue.Message) error 
 // retire withdraws an old credential whose grace is over, of a parameter or of a
 // secret.
 func (h *parameterRotator) retire(ctx context.Context, r queue.Retirement) error {
+	ctx = account.With(ctx, h.accounts.credentials, r.ARN)
 	engine := h.engine
 	engine.Others = &others{h.accounts, r.ARN}
 	var store rotation.Store
@@ -157,6 +159,7 @@ func (h *parameterRotator) retire(ctx context.Context, r queue.Retirement) error
 
 func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	p := m.Parameter
+	ctx = account.With(ctx, h.accounts.credentials, p.ARN)
 	engine := h.engine
 	engine.Others = &others{h.accounts, p.ARN}
 	store := h.store(ctx, p)

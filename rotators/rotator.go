@@ -44,6 +44,8 @@ type Rotation struct {
 
 	// Settings is what the owner asked for.
 	Settings Settings
+	// Limits is what the operator of the function allows, whatever Settings ask for.
+	Limits Limits
 }
 
 // Rotator makes, installs and proves credentials of one kind. Implementations

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/rekeyhq/rekey/internal/account"
 	"github.com/rekeyhq/rekey/rotators"
 )
 
@@ -15,10 +16,6 @@ const iamPrefix = "iam:"
 // changeByAdmin has the admin change the password of the pending value's user,
 // and nothing else of it.
 func (a *attempt) changeByAdmin(ctx context.Context) error {
-	admin, err := a.adminLogin(ctx)
-	if err != nil {
-		return err
-	}
 	held, err := a.possess(ctx, a.pending)
 	if err != nil {
 		return err
@@ -27,7 +24,7 @@ func (a *attempt) changeByAdmin(ctx context.Context) error {
 	if err != nil || len(accept) == 0 {
 		return err
 	}
-	session, err := a.openAdmin(ctx, admin)
+	session, err := a.openAdmin(ctx)
 	if err != nil {
 		return err
 	}
@@ -63,7 +60,8 @@ func (a *attempt) possess(ctx context.Context, account Login) (Login, error) {
 
 // adminLogin reads the admin's login. It refuses an admin of another server than
 // the one whose user is to be changed: only a value that the admin's own owner
-// wrote decides where the admin's password is sent.
+// wrote decides where the admin's password is sent. Its errors name no field of that
+// value, because the owner of the rotated secret may not be allowed to read it.
 func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
 	if user, ok := strings.CutPrefix(a.admin, iamPrefix); ok {
 		return a.iamLogin(ctx, user)
@@ -79,7 +77,9 @@ func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
 	if err != nil {
 		return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
 	}
-	place, err := a.rotator.place(ctx, value, l)
+	// An identifier in the admin's value names a database of the admin's account, where
+	// the rotated secret's account may have another one of that name.
+	place, err := a.rotator.place(account.Of(ctx, a.admin), value, l)
 	if err != nil {
 		return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
 	}
@@ -97,10 +97,10 @@ func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
 		}
 	}
 	if !a.isWriter(l) {
-		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for %s:%d, and %s is changed at %s:%d, so the admin is not used: name one of that server, or correct the field \"host\" or \"port\" of the value that is wrong%s", a.admin, l.Host, l.Port, a.here(a.pending), a.place.Writer, a.place.WriterPort, why))
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for another server than %s:%d, where user %q is changed, so the admin is not used: name one of that server, or correct the field \"host\" or \"port\" of the value that is wrong%s", a.admin, a.place.Writer, a.place.WriterPort, a.pending.User, why))
 	}
 	if l.Nodes != a.current.Nodes {
-		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for the nodes %q beside its host, and the value for %q, so the admin is not used: list the same servers in the field \"nodes\" of both", a.admin, l.Nodes, a.current.Nodes))
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for other nodes beside its host than the value, which is for %q, so the admin is not used: list the same servers in the field \"nodes\" of both", a.admin, a.current.Nodes))
 	}
 	return l, a.checkAdmin(l.User)
 }
@@ -112,10 +112,21 @@ func (a *attempt) iamLogin(ctx context.Context, user string) (Login, error) {
 	switch {
 	case a.IAMToken == nil:
 		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s: %s knows no IAM logins: name a secret in rekey:admin", a.admin, a.Name))
+	case a.r.Limits.DelegatedAdmins:
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is not used: this function takes only admins whose tag rekey:admin-for names the rotated secret (its environment variable REKEY_ADMINS), and an IAM login has no tags; name an admin's secret in rekey:admin", a.admin))
 	case user == "":
 		return Login{}, rotators.Permanent(errors.New("the admin iam: lacks a name: write it like iam:USER"))
 	case a.current.Plaintext:
 		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s logs in with TLS only: remove \"ssl\": false from the value", a.admin))
+	}
+	if !isRDS(a.place.Writer) && !a.located && a.Locator != nil {
+		// The value may name a CNAME of the endpoint.
+		if err := a.locate(ctx); err != nil {
+			return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
+		}
+	}
+	if !isRDS(a.place.Writer) {
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is not used at %s, which is no name of Amazon RDS: IAM lets nobody in elsewhere, so the token is sent nowhere else; name an admin's secret in rekey:admin", a.admin, a.place.Writer))
 	}
 	token, err := a.IAMToken(ctx, a.place.Writer, a.place.WriterPort, user)
 	if err != nil {
@@ -135,8 +146,8 @@ func (a *attempt) checkAdmin(user string) error {
 
 // openAdmin logs in as the admin. The error is no refusal of the credential that
 // is rotated.
-func (a *attempt) openAdmin(ctx context.Context, l Login) (Session, error) {
-	session, err := a.open(ctx, l)
+func (a *attempt) openAdmin(ctx context.Context) (Session, error) {
+	session, err := a.open(ctx, a.by)
 	if rotators.IsRefused(err) {
 		return nil, fmt.Errorf("the admin %s cannot log in: rotate again, and if it stays so correct its password (%v)", a.admin, err)
 	}

@@ -36,6 +36,9 @@ func (d *rotator) Create(_ context.Context, r rotators.Rotation) (rotators.Secre
 		return rotators.Secret{}, err
 	}
 	current, err := d.login(r.Current)
+	if err == nil {
+		err = permitted(r.Limits, current)
+	}
 	if err != nil {
 		return rotators.Secret{}, err
 	}
@@ -59,7 +62,7 @@ func (d *rotator) Create(_ context.Context, r rotators.Rotation) (rotators.Secre
 // chose, and proves it by a login of its own before it lets go of the session
 // that made the change.
 func (d *rotator) Set(ctx context.Context, r rotators.Rotation) error {
-	a, err := d.newAttempt(ctx, r)
+	a, err := d.newAttempt(r)
 	if err != nil {
 		return err
 	}
@@ -88,7 +91,7 @@ func (d *rotator) Test(ctx context.Context, r rotators.Rotation) error {
 	if err != nil {
 		return err
 	}
-	return d.prove(ctx, pending.at(place.Host, place.Port))
+	return d.begin(r).prove(ctx, pending.at(place.Host, place.Port))
 }
 
 // attempt is one Set under way, or one Retire. For Retire, pending is what the
@@ -98,19 +101,28 @@ type attempt struct {
 	plan
 	r                rotators.Rotation
 	current, pending Login // as the values have them
-	place            Place
-	located          bool    // RDS was asked for the place
-	proofs           []proof // for engines whose users are several accounts
+	network          network
+
+	// Where the change is made, and by whom. Both are known before the first login: a
+	// proof made elsewhere proves nothing there.
+	place   Place
+	located bool    // RDS was asked for the place
+	by      Login   // the admin's login; the zero Login without an admin
+	proofs  []proof // for engines whose users are several accounts; made at place
+}
+
+// begin returns an attempt that knows the limits, and nothing yet of the values.
+func (d *rotator) begin(r rotators.Rotation) *attempt {
+	return &attempt{rotator: d, r: r, network: network{limits: r.Limits}}
 }
 
 // newAttempt reads what there is to do, and refuses to act for another account
 // than the current value is for.
-func (d *rotator) newAttempt(ctx context.Context, r rotators.Rotation) (*attempt, error) {
-	plan, err := d.plan(r.Settings, r.Current)
-	if err != nil {
+func (d *rotator) newAttempt(r rotators.Rotation) (a *attempt, err error) {
+	a = d.begin(r)
+	if a.plan, err = d.plan(r.Settings, r.Current); err != nil {
 		return nil, err
 	}
-	a := &attempt{rotator: d, plan: plan, r: r}
 	if a.current, err = d.login(r.Current); err != nil {
 		return nil, err
 	}
@@ -118,20 +130,18 @@ func (d *rotator) newAttempt(ctx context.Context, r rotators.Rotation) (*attempt
 		return nil, fmt.Errorf("the pending value: %w", err)
 	}
 	want := a.current
-	if want.User, err = d.next(plan, a.current.User); err != nil {
+	if want.User, err = d.next(a.plan, a.current.User); err != nil {
 		return nil, err
 	}
 	if field := want.differs(a.pending); field != "" {
 		return nil, rotators.Permanent(fmt.Errorf("the field \"%s\" was changed while a rotation was under way: the pending value would change the password of %s, and this rotation is to change that of %s; cancel this rotation and start it again", field, a.pending, want))
 	}
-	a.place, err = d.place(ctx, r.Current, a.current)
-	a.located = a.current.Host == ""
-	return a, err
+	return a, nil
 }
 
 // prove logs in and out again.
-func (d *rotator) prove(ctx context.Context, l Login) error {
-	session, err := d.open(ctx, l)
+func (a *attempt) prove(ctx context.Context, l Login) error {
+	session, err := a.open(ctx, l)
 	if err != nil {
 		return err
 	}
@@ -141,12 +151,16 @@ func (d *rotator) prove(ctx context.Context, l Login) error {
 }
 
 // open logs in, within the share of the time left that a login may take.
-func (d *rotator) open(ctx context.Context, l Login) (Session, error) {
+func (a *attempt) open(ctx context.Context, l Login) (Session, error) {
+	if err := permitted(a.r.Limits, l); err != nil {
+		return nil, err
+	}
+	l.network = &a.network
 	limit := maxLogin
 	if deadline, ok := ctx.Deadline(); ok {
 		limit = min(limit, time.Until(deadline)/share)
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return d.Open(ctx, l)
+	return a.Open(ctx, l)
 }

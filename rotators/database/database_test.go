@@ -351,8 +351,8 @@ func TestAdminOfTheWriter(t *testing.T) {
 	}{
 		{"the same", "db", &located{}, `"host":"DB."`, "", 0},
 		{"the writer", "db", &located{Place: writer}, `"host":"writer"`, "", 1},
-		{"neither", "db", &located{Place: writer}, `"host":"other"`, `is for other:5432, and user "app" at Writer.:5432`, 1},
-		{"not of RDS", "db", &located{err: rotators.Permanent(errors.New("no endpoint"))}, `"host":"other"`, `at db:5432 .*no endpoint`, 1},
+		{"neither", "db", &located{Place: writer}, `"host":"other"`, `is for another server than Writer.:5432, where user "app" is changed`, 1},
+		{"not of RDS", "db", &located{err: rotators.Permanent(errors.New("no endpoint"))}, `"host":"other"`, `than db:5432, .*no endpoint`, 1},
 		{"RDS does not answer", "db", &located{err: errors.New("throttled")}, `"host":"other"`, `^throttled$`, 1},
 		{"both by identifier", "", &located{Place: writer}, `"dbClusterIdentifier":"c"`, "", 2},
 	} {

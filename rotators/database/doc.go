@@ -120,5 +120,6 @@ type Login struct {
 	// A login is then one at each server, and a refusal by one is a refusal.
 	Nodes string
 
-	id string // the identifiers a value has in place of a host; "" if it has one
+	id      string   // the identifiers a value has in place of a host; "" if it has one
+	network *network // what the step connects by; nil: nothing is known or forbidden
 }

@@ -47,9 +47,11 @@ func (a *attempt) enter(ctx context.Context, account Login) (Session, Login, err
 // earlier run may have set; the previous one; and those that abandoned attempts
 // have left behind. For a user that is not the current value's, the pending
 // password comes after the previous one, because before the change the previous
-// one works, or if that was retired the one that took its place. Values for other accounts are left out, and all else but the password
-// is taken from account, so that an old value decides neither where a password is
-// sent nor whether by TLS.
+// one works, or if that was retired the one that took its place. All else but the
+// password is taken from account, so that an old value decides neither where a password
+// is sent nor whether by TLS. Values for other users are left out, and so are values
+// that do not entrust their password to where account goes: else whoever can write a
+// value, and not read it, could add a server of theirs and be sent an older password.
 func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, error] {
 	var tried []rotators.Secret
 	with := func(password rotators.Secret) (Login, bool) {
@@ -63,7 +65,7 @@ func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, er
 	}
 	fresh := func(value rotators.Secret) (Login, bool) {
 		l, err := a.login(value)
-		if err != nil || !l.sameAccount(account) {
+		if err != nil || l.User != account.User || !l.entrusts(account) {
 			return Login{}, false
 		}
 		return with(l.Password)
@@ -76,14 +78,14 @@ func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, er
 			return Login{}, false
 		}
 		password := a.retired(l.Password, account.User)
-		if l.User = account.User; !l.sameAccount(account) {
+		if !l.entrusts(account) {
 			return Login{}, false
 		}
 		return with(password)
 	}
 	return func(yield func(Login, error) bool) {
 		known := []rotators.Secret{a.r.Current}
-		if a.pending.sameAccount(a.current) {
+		if a.pending.User == a.current.User {
 			known = append(known, a.r.Pending)
 		}
 		for _, value := range known {

@@ -121,6 +121,19 @@ func (l Login) Servers() []Login {
 	return all
 }
 
+// nodesOf are the nodes of this login that another login goes to as well, written as
+// Nodes is.
+func (l Login) nodesOf(other Login) string {
+	known := other.Servers()
+	var shared []string
+	for _, server := range l.Servers()[1:] {
+		if slices.ContainsFunc(known, server.sameServer) {
+			shared = append(shared, net.JoinHostPort(server.Host, strconv.Itoa(server.Port)))
+		}
+	}
+	return strings.Join(shared, ",")
+}
+
 // isHost tells whether host is one host name or IP address: no list, no
 // address with a port, no path of a socket.
 func isHost(host string) bool {
@@ -130,9 +143,20 @@ func isHost(host string) bool {
 	return !strings.ContainsAny(host, ":/\\,@[] \t\r\n\x00")
 }
 
-// sameAccount tells whether both are logins of one user of one server.
-func (l Login) sameAccount(other Login) bool {
-	return l.User == other.User && l.id == other.id && l.Host == other.Host && l.Port == other.Port
+// entrusts reports whether a password of this login may be sent where another login
+// goes: to no server that this login does not go to as well, and not without TLS unless
+// this login does without.
+func (l Login) entrusts(to Login) bool {
+	if l.id != to.id || to.Plaintext && !l.Plaintext {
+		return false
+	}
+	known := l.Servers()
+	return !slices.ContainsFunc(to.Servers(), func(server Login) bool { return !slices.ContainsFunc(known, server.sameServer) })
+}
+
+// sameServer reports whether two logins go to one server.
+func (l Login) sameServer(other Login) bool {
+	return sameHost(l.Host, other.Host) && l.Port == other.Port
 }
 
 // differs names the first field, other than the password, in which two logins

@@ -300,16 +300,8 @@ func (l *rdsLocator) endpoint(ctx context.Context, host string) (rdsEndpoint, er
 // database.
 func parseEndpoint(host string) (rdsEndpoint, bool) {
 	host = strings.ToLower(host)
-	labels, china := strings.CutSuffix(host, ".cn")
-	labels, ok := strings.CutSuffix(labels, ".amazonaws.com")
-	parts := strings.Split(labels, ".")
-	if !ok || len(parts) != 4 || slices.Contains(parts, "") {
-		return rdsEndpoint{}, false
-	}
-	if china && parts[2] == "rds" {
-		parts[2], parts[3] = parts[3], parts[2]
-	}
-	if parts[3] != "rds" {
+	parts, ok := rdsLabels(host)
+	if !ok {
 		return rdsEndpoint{}, false
 	}
 	e := rdsEndpoint{rdsName: rdsName{"instance", parts[0]}, host: host, region: parts[2]}
@@ -320,6 +312,29 @@ func parseEndpoint(host string) (rdsEndpoint, bool) {
 		return rdsEndpoint{}, false
 	}
 	return e, true
+}
+
+// rdsLabels are the three labels before .rds.amazonaws.com, in lower case: a name, a
+// hash and a region. ok is false of a host that Amazon RDS names neither so nor, in
+// China, in another order.
+func rdsLabels(host string) (labels []string, ok bool) {
+	host, china := strings.CutSuffix(host, ".cn")
+	host, ok = strings.CutSuffix(host, ".amazonaws.com")
+	labels = strings.Split(host, ".")
+	if !ok || len(labels) != 4 || slices.Contains(labels, "") {
+		return nil, false
+	}
+	if china && labels[2] == "rds" {
+		labels[2], labels[3] = labels[3], labels[2]
+	}
+	return labels[:3], labels[3] == "rds"
+}
+
+// isRDS reports whether a host name is one that Amazon RDS gives: to a DB instance, a
+// cluster or a proxy.
+func isRDS(host string) bool {
+	_, ok := rdsLabels(strings.ToLower(strings.TrimSuffix(host, ".")))
+	return ok
 }
 
 // lastPart is the identifier in an ARN, or what is no ARN as it is.

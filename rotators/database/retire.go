@@ -43,11 +43,10 @@ func (d *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	if err != nil || previous.IsZero() {
 		return err
 	}
-	plan, err := d.plan(r.Settings, r.Current)
-	if err != nil {
+	a := d.begin(r)
+	if a.plan, err = d.plan(r.Settings, r.Current); err != nil {
 		return err
 	}
-	a := &attempt{rotator: d, plan: plan, r: r}
 	if a.current, err = d.login(r.Current); err != nil {
 		return err
 	}
@@ -56,20 +55,19 @@ func (d *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 		return fmt.Errorf("the value to retire: %w", err)
 	}
 	// But for user and password all is taken from the current value, so that an
-	// old one does not decide where a password is sent, or how.
+	// old one does not decide where a password is sent, or how. The old password goes
+	// only where the old value's went, and not with less TLS.
 	old := a.current
 	old.User, old.Password = was.User, was.Password
+	old.Plaintext = old.Plaintext && was.Plaintext
+	old.Nodes = a.current.nodesOf(was)
 	a.pending = a.current
 	if !a.Nodes && twins(old.User, a.current.User) {
 		a.pending.User, a.pending.Password = old.User, d.retired(a.current.Password, old.User)
 	}
-	if !was.sameAccount(old) || old.User != a.pending.User || old.Password.Equal(a.pending.Password) {
+	if !was.entrusts(old) || old.User != a.pending.User || old.Password.Equal(a.pending.Password) {
 		return nil
 	}
-	if a.place, err = d.place(ctx, r.Current, a.current); err != nil {
-		return err
-	}
-	a.located = a.current.Host == ""
 	return a.onWriter(ctx, func() error { return a.withdraw(ctx, old) }, old, false)
 }
 
@@ -95,11 +93,7 @@ func (a *attempt) withdraw(ctx context.Context, old Login) error {
 		return notRefused(fmt.Errorf("the password of %s was not withdrawn, because the current one does not work: rotate again (%w)", old, err))
 	}
 	if a.admin != "" {
-		admin, err := a.adminLogin(ctx)
-		if err != nil {
-			return err
-		}
-		if session, err = a.openAdmin(ctx, admin); err != nil {
+		if session, err = a.openAdmin(ctx); err != nil {
 			return err
 		}
 		defer session.Close(context.WithoutCancel(ctx))

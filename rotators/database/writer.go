@@ -33,14 +33,44 @@ func (p Place) isReplica() bool {
 	return !sameHost(p.Writer, p.Host) || p.WriterPort != p.Port
 }
 
-// here is a login, moved to where changes are made.
-func (a *attempt) here(l Login) Login { return l.at(a.place.Writer, a.place.WriterPort) }
+// here is a login, moved to where changes are made. If the admin's login is by TLS, so
+// is this one, whatever its value says: a proof made without TLS may come from somebody
+// on the way, and would have the admin change a user of the true server.
+func (a *attempt) here(l Login) Login {
+	l = l.at(a.place.Writer, a.place.WriterPort)
+	l.Plaintext = l.Plaintext && (a.admin == "" || a.by.Plaintext)
+	return l
+}
 
 // locate asks RDS where changes are made.
 func (a *attempt) locate(ctx context.Context) error {
 	place, err := a.Locator.Locate(ctx, a.r.Current)
 	if err == nil {
-		a.place, a.located = place, true
+		a.move(place)
+		a.located = true
+	}
+	return err
+}
+
+// move has changes made at a place. Proofs made elsewhere are forgotten.
+func (a *attempt) move(to Place) { a.place, a.proofs = to, nil }
+
+// arrive finds where changes are made, and whose login makes them, before anybody logs
+// in there.
+func (a *attempt) arrive(ctx context.Context) error {
+	place, err := a.rotator.place(ctx, a.r.Current, a.current)
+	if err != nil {
+		return err
+	}
+	a.move(place)
+	a.located = a.current.Host == ""
+	return a.findAdmin(ctx)
+}
+
+// findAdmin reads the admin's login, if the plan has an admin. It may move the place.
+func (a *attempt) findAdmin(ctx context.Context) (err error) {
+	if a.admin != "" {
+		a.by, err = a.adminLogin(ctx)
 	}
 	return err
 }
@@ -49,12 +79,18 @@ func (a *attempt) locate(ctx context.Context) error {
 // made again where RDS says that the replica is written, and then waited for on
 // the replica: until that accepts the login shown, or until it refuses it.
 func (a *attempt) onWriter(ctx context.Context, change func() error, shown Login, accepted bool) error {
+	if err := a.arrive(ctx); err != nil {
+		return err
+	}
 	err := change()
 	if errors.Is(err, ErrReadOnly) && !a.located && a.Locator != nil {
 		if lost := a.locate(ctx); lost != nil {
 			return fmt.Errorf("%w; and where it is written could not be found: %w", err, lost)
 		}
 		if a.place.isReplica() {
+			if err := a.findAdmin(ctx); err != nil {
+				return err
+			}
 			err = change()
 		}
 	}

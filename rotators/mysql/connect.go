@@ -21,13 +21,13 @@ import (
 )
 
 type connector struct {
-	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial  database.DialFunc // nil: a net.Dialer
 	roots func() (*x509.CertPool, error)
 }
 
 func newConnector(o *Options) *connector {
-	c := &connector{dial: new(net.Dialer).DialContext, roots: sync.OnceValues(database.Roots)}
-	if o != nil && o.Dial != nil {
+	c := &connector{roots: sync.OnceValues(database.Roots)}
+	if o != nil {
 		c.dial = o.Dial
 	}
 	return c
@@ -60,8 +60,8 @@ func (c *connector) open(ctx context.Context, l database.Login) (database.Sessio
 		cfg.TLS = &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12}
 	}
 	wire := &conn{guarded: l.Plaintext}
-	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		raw, err := c.dial(ctx, network, addr)
+	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		raw, err := l.Dial(ctx, c.dial)
 		if err != nil {
 			return nil, err
 		}

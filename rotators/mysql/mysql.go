@@ -45,9 +45,6 @@
 package mysql
 
 import (
-	"context"
-	"net"
-
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/rekeyhq/rekey/rotators"
@@ -57,8 +54,9 @@ import (
 // Options changes how the rotator reaches servers.
 type Options struct {
 	// Dial makes network connections; nil: a net.Dialer. It is called once per
-	// login, with network "tcp" and the host name as the value spells it.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// login, with network "tcp" and the host name as the value spells it, or in the
+	// later logins of a step the address that the first one reached.
+	Dial database.DialFunc
 }
 
 // New returns the rotator for MySQL, Aurora MySQL and MariaDB. The options may be

@@ -292,11 +292,11 @@ func TestTakeovers(t *testing.T) {
 		{"another host", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
 			p.admin = value(secure, "admin_of_"+p.base, "the admin's password", "host", "prod.example.com")
 			return p.value, rotators.Secret{}
-		}, want{text: "is for prod.example.com:[0-9]+, and user .* at localhost:", permanent: true}, "", 0},
+		}, want{text: "is for another server than localhost:[0-9]+, where user \"victim_clone\"", permanent: true}, "", 0},
 		{"another port", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
 			p.admin = value(secure, "admin_of_"+p.base, "the admin's password", "port", "5432")
 			return p.value, rotators.Secret{}
-		}, want{text: "is for localhost:5432, and user .* at localhost:", permanent: true}, "", 0},
+		}, want{text: "is for another server than localhost:[0-9]+, where user \"victim_clone\"", permanent: true}, "", 0},
 		{"the admin itself", func(t *testing.T, p *pair) (rotators.Secret, rotators.Secret) {
 			p.admin = p.value
 			return p.value, rotators.Secret{}
@@ -523,6 +523,7 @@ func TestIAMAdmin(t *testing.T) {
 	cfg.Credentials = staticCredentials{}
 	p := newPair(t, "cloudy")
 	e := engine(cfg, nil)
+	const endpoint = "cloudy.c1.eu-central-1.rds.amazonaws.com"
 	open, token := e.Open, ""
 	e.Open = func(ctx context.Context, l database.Login) (database.Session, error) {
 		if l.User == "admin_of_cloudy" {
@@ -532,10 +533,23 @@ func TestIAMAdmin(t *testing.T) {
 			token = l.Password.Reveal()
 			l.Password = rotators.NewSecret("the admin's password")
 		}
+		l.Host = "localhost"
 		return open(ctx, l)
 	}
+	// IAM lets nobody in but at RDS, so nobody else is sent a token.
 	a := p.attempt(p.value, value(secure, "cloudy_clone", "new"), rotators.Secret{})
 	a.Settings.Admin = "iam:admin_of_cloudy"
+	want{text: "\"localhost\" is no endpoint", permanent: true}.check(t, database.New(e).Set(t.Context(), a))
+	e.Locator = nil
+	want{text: "no name of Amazon RDS", permanent: true}.check(t, database.New(e).Set(t.Context(), a))
+	if token != "" {
+		t.Fatal("a token was sent to a host that is not RDS's")
+	}
+	at := func(v rotators.Secret) rotators.Secret { return replaced(t, v, "host", endpoint) }
+	a.Current, a.Pending = at(a.Current), at(a.Pending)
+	a.Limits.DelegatedAdmins = true
+	want{text: "REKEY_ADMINS", permanent: true}.check(t, database.New(e).Set(t.Context(), a))
+	a.Limits.DelegatedAdmins = false
 	if err := database.New(e).Set(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
@@ -544,11 +558,11 @@ func TestIAMAdmin(t *testing.T) {
 		t.Fatal(err)
 	}
 	q := u.Query()
-	if u.Host != fmt.Sprintf("localhost:%d", secure.Port) || q.Get("DBUser") != "admin_of_cloudy" || q.Get("Action") != "connect" ||
+	if u.Host != fmt.Sprintf("%s:%d", endpoint, secure.Port) || q.Get("DBUser") != "admin_of_cloudy" || q.Get("Action") != "connect" ||
 		!strings.HasSuffix(q.Get("X-Amz-Credential"), "/eu-central-1/rds-db/aws4_request") || q.Get("X-Amz-Signature") == "" {
 		t.Errorf("the token is for %s", strings.ReplaceAll(token, q.Get("X-Amz-Signature"), "..."))
 	}
-	if !accepts(t, a.Pending) {
+	if !accepts(t, value(secure, "cloudy_clone", "new")) {
 		t.Error("the pending value does not work")
 	}
 
@@ -563,7 +577,7 @@ func TestIAMAdmin(t *testing.T) {
 	a.Current, a.Pending = value(secure, "cloudy", "the first password", "ssl", "false"), value(secure, "cloudy_clone", "x", "ssl", "false")
 	want{text: "logs in with TLS only", permanent: true}.check(t, database.New(e).Set(t.Context(), a))
 	a.Settings.Admin = "iam:cloudy"
-	a.Current, a.Pending = p.value, value(secure, "cloudy_clone", "x")
+	a.Current, a.Pending = at(p.value), at(value(secure, "cloudy_clone", "x"))
 	want{text: "is the user", permanent: true}.check(t, database.New(e).Set(t.Context(), a))
 }
 

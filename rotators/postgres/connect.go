@@ -27,13 +27,13 @@ const (
 )
 
 type connector struct {
-	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial  database.DialFunc // nil: a net.Dialer
 	roots func() (*x509.CertPool, error)
 }
 
 func newConnector(o *Options) *connector {
-	c := &connector{dial: new(net.Dialer).DialContext, roots: sync.OnceValues(database.Roots)}
-	if o != nil && o.Dial != nil {
+	c := &connector{roots: sync.OnceValues(database.Roots)}
+	if o != nil {
 		c.dial = o.Dial
 	}
 	return c
@@ -86,13 +86,13 @@ func (c *connector) openWith(ctx context.Context, l database.Login, methods, pas
 	// The dialer resolves names, and tries all addresses of a name.
 	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 	var dialed, reached atomic.Bool
-	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		// When a connection breaks the driver dials again, in the background, to
 		// cancel what was running. That must not outlive the call.
 		if !dialed.CompareAndSwap(false, true) {
 			return nil, errors.New("a login is one connection")
 		}
-		conn, err := c.dial(ctx, network, addr)
+		conn, err := l.Dial(ctx, c.dial)
 		reached.Store(err == nil)
 		return conn, err
 	}

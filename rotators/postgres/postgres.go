@@ -17,7 +17,6 @@ package postgres
 
 import (
 	"context"
-	"net"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
@@ -29,8 +28,9 @@ import (
 // Options changes how the rotator reaches servers.
 type Options struct {
 	// Dial makes network connections; nil: a net.Dialer. It is called once per
-	// login, with network "tcp" and the host name as the value spells it.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// login, with network "tcp" and the host name as the value spells it, or in the
+	// later logins of a step the address that the first one reached.
+	Dial database.DialFunc
 }
 
 // New returns the rotator for PostgreSQL, RDS for PostgreSQL and Aurora

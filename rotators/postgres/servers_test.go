@@ -166,7 +166,13 @@ func loginOf(t *testing.T, value rotators.Secret) database.Login {
 // with returns value with another password.
 func with(t *testing.T, value rotators.Secret, password string) rotators.Secret {
 	t.Helper()
-	v, err := value.Replace("password", rotators.NewSecret(password))
+	return replaced(t, value, "password", password)
+}
+
+// replaced returns value with another text in a field.
+func replaced(t *testing.T, value rotators.Secret, field, text string) rotators.Secret {
+	t.Helper()
+	v, err := value.Replace(field, rotators.NewSecret(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
-	"strconv"
 	"sync"
 	"time"
 
@@ -20,13 +19,13 @@ import (
 const maxAnswer = 10 * time.Second
 
 type connector struct {
-	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	dial  database.DialFunc // nil: a net.Dialer
 	roots func() (*x509.CertPool, error)
 }
 
 func newConnector(o *Options) *connector {
-	c := &connector{dial: new(net.Dialer).DialContext, roots: sync.OnceValues(database.Roots)}
-	if o != nil && o.Dial != nil {
+	c := &connector{roots: sync.OnceValues(database.Roots)}
+	if o != nil {
 		c.dial = o.Dial
 	}
 	return c
@@ -49,7 +48,7 @@ func (c *connector) open(ctx context.Context, l database.Login) (database.Sessio
 // openNode logs in at one server. The answer to AUTH, which every user may send,
 // is the proof that it serves: users need not have a right to anything else.
 func (c *connector) openNode(ctx context.Context, l database.Login) (*node, error) {
-	raw, err := c.dial(ctx, "tcp", net.JoinHostPort(l.Host, strconv.Itoa(l.Port)))
+	raw, err := l.Dial(ctx, c.dial)
 	if err != nil {
 		return nil, explainLogin(ctx, err, l, false)
 	}
