@@ -29,15 +29,46 @@ func passwordPolicy(getenv func(string) string) (p rotators.PasswordPolicy, err 
 		"EXCLUDE_UPPERCASE":   "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
 		"EXCLUDE_PUNCTUATION": punctuation,
 	} {
-		switch text := getenv(name); strings.ToLower(text) {
-		case "true", "1", "y", "yes":
+		set, err := isTrue(getenv, name)
+		if err != nil {
+			return p, err
+		}
+		if set {
 			p.Exclude += characters
-		case "", "false", "0", "n", "no":
-		default:
-			return p, rotators.Permanent(fmt.Errorf("the environment variable %s is %q: set it to true or false", name, text))
 		}
 	}
 	return p, nil
+}
+
+// isTrue reads a variable that turns something on, in the spellings that AWS's rotation
+// templates take.
+func isTrue(getenv func(string) string, name string) (bool, error) {
+	switch text := getenv(name); strings.ToLower(text) {
+	case "true", "1", "y", "yes":
+		return true, nil
+	case "", "false", "0", "n", "no":
+		return false, nil
+	default:
+		return false, rotators.Permanent(fmt.Errorf("the environment variable %s is %q: set it to true or false", name, text))
+	}
+}
+
+// limits reads what the operator of the function allows.
+func limits(getenv func(string) string) (l rotators.Limits, err error) {
+	if l.Hosts, err = rotators.ParseHosts(getenv("REKEY_HOSTS")); err != nil {
+		return l, rotators.Permanent(fmt.Errorf("the environment variable REKEY_HOSTS: %w: set it to a list of these with commas between", err))
+	}
+	if l.RequireTLS, err = isTrue(getenv, "REKEY_REQUIRE_TLS"); err != nil {
+		return l, err
+	}
+	switch text := getenv("REKEY_ADMINS"); text {
+	case "":
+	case "delegated":
+		l.DelegatedAdmins = true
+	default:
+		return l, rotators.Permanent(fmt.Errorf("the environment variable REKEY_ADMINS is %q: set it to \"delegated\", or to nothing", text))
+	}
+	return l, nil
 }
 
 // limit keeps of the registry what REKEY_ROTATORS names; all of it if empty.

@@ -67,11 +67,12 @@ func SecretRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler {
 func setUp(cfg aws.Config, registry rotators.Registry) (engine rotation.Engine, accounts *accounts, err error) {
 	engine.Log = slog.New(lambdacontext.NewLogHandler())
 	slog.SetDefault(engine.Log) // what rotators log, Lambda takes as JSON, too
-	var policyErr, limitErr, roleErr error
+	var policyErr, limitsErr, limitErr, roleErr error
 	engine.Password, policyErr = passwordPolicy(os.Getenv)
+	engine.Limits, limitsErr = limits(os.Getenv)
 	engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))
 	accounts, roleErr = newAccounts(cfg, os.Getenv("REKEY_ROLE_NAME"))
-	return engine, accounts, errors.Join(policyErr, limitErr, roleErr)
+	return engine, accounts, errors.Join(policyErr, limitsErr, limitErr, roleErr)
 }
 
 // environmentError is nil if all errors are.

@@ -108,6 +108,17 @@ type Discarder interface {
 	Discard(ctx context.Context, r Rotation) error
 }
 
+// Recognizer may be implemented by a Rotator that can tell a value of its own making
+// from one that somebody else stored: whoever may write a secret and start a rotation
+// can store a pending value before Create runs, and so choose the new credential.
+type Recognizer interface {
+	// Recognize returns nil if Create may have made Pending of Current, and else a
+	// permanent error that says what Create would not have made. It makes no outside
+	// call. It is asked where a value was stored before Create ran; such a value is
+	// then refused, unless the target accepts it already.
+	Recognize(r Rotation) error
+}
+
 // Registry holds the rotators a function can use, by the name owners write in
 // the rekey:rotator tag or in the engine field of a value. It is a literal in
 // main: a duplicate name does not compile, and only what is listed is linked.

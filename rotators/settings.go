@@ -2,8 +2,10 @@ package rotators
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -54,20 +56,9 @@ const (
 // many servers insist. The error, which is permanent, says what the policy
 // leaves too little of.
 func (p PasswordPolicy) Generate(length int, alphabet string) (Secret, error) {
-	if p.Length != 0 {
-		length = p.Length
-	}
-	if length < minLength {
-		return Secret{}, Permanent(fmt.Errorf("a password of %d characters is too short: ask for %d or more", length, minLength))
-	}
-	left := []rune(strings.Map(func(r rune) rune {
-		if p.Only != "" && !strings.ContainsRune(p.Only, r) || strings.ContainsRune(p.Exclude, r) {
-			return -1
-		}
-		return r
-	}, alphabet))
-	if len(left) < minAlphabet {
-		return Secret{}, Permanent(fmt.Errorf("the password policy leaves %d of the %d characters this target takes: allow at least %d", len(left), len([]rune(alphabet)), minAlphabet))
+	length, left, err := p.narrow(length, alphabet)
+	if err != nil {
+		return Secret{}, err
 	}
 	want := classes(left)
 	// Drawing again until every class is there keeps each password that
@@ -86,6 +77,44 @@ func (p PasswordPolicy) Generate(length int, alphabet string) (Secret, error) {
 			return NewSecret(string(drawn)), nil
 		}
 	}
+}
+
+// Generated returns nil if Generate may have returned this password for the same length
+// and alphabet. The error, which is permanent, says what the policy would not have made.
+func (p PasswordPolicy) Generated(password Secret, length int, alphabet string) error {
+	length, left, err := p.narrow(length, alphabet)
+	text := []rune(password.Reveal())
+	switch {
+	case err != nil:
+		return err
+	case len(text) != length:
+		err = fmt.Errorf("it has %d characters, and generated passwords have %d", len(text), length)
+	case slices.ContainsFunc(text, func(c rune) bool { return !slices.Contains(left, c) }):
+		err = errors.New("it has characters that are in no generated password")
+	case classes(text) != classes(left):
+		err = errors.New("it lacks a class of characters (lower case, upper case, digit, other) that every generated password has")
+	}
+	return Permanent(err)
+}
+
+// narrow returns how long a password is to be and of which characters.
+func (p PasswordPolicy) narrow(length int, alphabet string) (int, []rune, error) {
+	if p.Length != 0 {
+		length = p.Length
+	}
+	if length < minLength {
+		return 0, nil, Permanent(fmt.Errorf("a password of %d characters is too short: ask for %d or more", length, minLength))
+	}
+	left := []rune(strings.Map(func(r rune) rune {
+		if p.Only != "" && !strings.ContainsRune(p.Only, r) || strings.ContainsRune(p.Exclude, r) {
+			return -1
+		}
+		return r
+	}, alphabet))
+	if len(left) < minAlphabet {
+		return 0, nil, Permanent(fmt.Errorf("the password policy leaves %d of the %d characters this target takes: allow at least %d", len(left), len([]rune(alphabet)), minAlphabet))
+	}
+	return length, left, nil
 }
 
 // classes tells which classes of characters occur, one bit each.

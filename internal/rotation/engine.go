@@ -24,6 +24,8 @@ type Engine struct {
 	// Password holds for every generated password; an owner's own policy
 	// narrows it further.
 	Password rotators.PasswordPolicy
+	// Limits are the operator's, for every rotator.
+	Limits rotators.Limits
 	// Log gets one line per step. Nil: none.
 	Log *slog.Logger
 	// Now is the clock. Nil: time.Now.
@@ -162,6 +164,9 @@ func (w *work) run(ctx context.Context, token string) error {
 	w.action = plan[w.attempt.State][w.step]
 	switch w.action {
 	case nothing:
+		if w.step == CreateSecret && w.attempt.State == Stored {
+			return w.recognize(ctx, pending)
+		}
 		return nil
 	case create:
 		return w.create(ctx)
@@ -291,6 +296,32 @@ func (w *work) create(ctx context.Context) error {
 		return fmt.Errorf("storing the pending value: %w", err)
 	}
 	return nil
+}
+
+// recognize refuses a pending value that was there before createSecret and that no
+// createSecret has made. One that the target accepts already is finished: with a single
+// password it may be the only one that works.
+func (w *work) recognize(ctx context.Context, pending rotators.Secret) error {
+	current, r, err := w.subject(ctx)
+	if err != nil {
+		return err
+	}
+	own, ok := r.(rotators.Recognizer)
+	if !ok {
+		return nil
+	}
+	strange := own.Recognize(w.rotation(current, pending))
+	if strange == nil {
+		return nil
+	}
+	switch err := r.Test(ctx, w.rotation(rotators.Secret{}, pending)); {
+	case err == nil:
+		return nil
+	case rotators.IsRefused(err) || rotators.IsPermanent(err):
+		return rotators.Permanent(fmt.Errorf("the pending value was stored by somebody else, or the policy for passwords was changed since: %w; nothing was changed, so cancel this rotation and start it again", strange))
+	default:
+		return fmt.Errorf("the pending value was stored by somebody else (%w), and cannot be tried: %w", strange, err)
+	}
 }
 
 // discardLost removes what a rotator made outside for a value that was not stored.
@@ -615,6 +646,7 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 		Current:  current,
 		Pending:  pending,
 		Settings: settings,
+		Limits:   w.Limits,
 		Previous: func(ctx context.Context) (rotators.Secret, error) {
 			return w.value(ctx, PreviousValue)
 		},
@@ -634,18 +666,29 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 			if w.Others == nil {
 				return rotators.Secret{}, noOthers(ref)
 			}
+			if w.Limits.DelegatedAdmins {
+				if delegated, err := w.delegated(ctx, ref); err != nil {
+					return rotators.Secret{}, err
+				} else if !delegated {
+					return rotators.Secret{}, rotators.Permanent(fmt.Errorf("%q is not read: this function takes only admins whose tag %sadmin-for names the rotated secret (its environment variable REKEY_ADMINS); have the admin's owner add this secret there", ref, TagPrefix))
+				}
+			}
 			value, err := w.Others.Lookup(ctx, ref)
 			w.mask.learn(value)
 			return value, err
 		},
-		Vouches: func(ctx context.Context, ref string) (bool, error) {
-			if w.Others == nil {
-				return false, noOthers(ref)
-			}
-			list, err := w.Others.AdminFor(ctx, ref)
-			return err == nil && covers(list, w.attempt.ID), err
-		},
+		Vouches: w.delegated,
 	}
+}
+
+// delegated reports whether the tag rekey:admin-for of another secret names the rotated
+// one.
+func (w *work) delegated(ctx context.Context, ref string) (bool, error) {
+	if w.Others == nil {
+		return false, noOthers(ref)
+	}
+	list, err := w.Others.AdminFor(ctx, ref)
+	return err == nil && covers(list, w.attempt.ID), err
 }
 
 func noOthers(ref string) error {

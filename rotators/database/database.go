@@ -58,6 +58,18 @@ func (d *rotator) Create(_ context.Context, r rotators.Rotation) (rotators.Secre
 	return value.Replace("username", rotators.NewSecret(next))
 }
 
+var _ rotators.Recognizer = (*rotator)(nil)
+
+// Recognize implements rotators.Recognizer: Create replaces the password by a generated
+// one and, with alternating users, the user by its clone.
+func (d *rotator) Recognize(r rotators.Rotation) error {
+	a, err := d.newAttempt(r)
+	if err != nil {
+		return err
+	}
+	return r.Settings.Password.Generated(a.pending.Password, d.Length, d.Alphabet)
+}
+
 // Set has the server take the pending password, by the strategy that the owner
 // chose, and proves it by a login of its own before it lets go of the session
 // that made the change.
