@@ -21,8 +21,9 @@ import (
 // function's own with the function's credentials, in another by a role there.
 // Credentials are kept until they expire, for as long as the process lives.
 type accounts struct {
-	cfg  aws.Config
-	role string // its name in every other account, with its path; "": there is none
+	cfg      aws.Config
+	role     string // its name in every other account, with its path; "": there is none
+	external string // the id that the role's trust policy may ask for; "": none
 
 	mu      sync.Mutex
 	roles   map[string]aws.CredentialsProvider // by the role's ARN
@@ -32,11 +33,19 @@ type accounts struct {
 // roleName is a role's name, with its path if it has one.
 var roleName = regexp.MustCompile(`^([\w+=,.@-]+/)*[\w+=,.@-]{1,64}$`)
 
-func newAccounts(cfg aws.Config, role string) (*accounts, error) {
+// externalID is what STS takes for an external id, by its API reference, but for the
+// length: 2 to 1224 characters.
+var externalID = regexp.MustCompile(`^[\w+=,.@:/-]+$`)
+
+func newAccounts(cfg aws.Config, getenv func(string) string) (*accounts, error) {
+	role, external := getenv("REKEY_ROLE_NAME"), getenv("REKEY_ROLE_EXTERNAL_ID")
 	if role != "" && !roleName.MatchString(role) {
 		return nil, rotators.Permanent(fmt.Errorf("the environment variable REKEY_ROLE_NAME is %q: set it to a role's name, or path/name, without the rest of its ARN", role))
 	}
-	return &accounts{cfg: cfg, role: role, roles: map[string]aws.CredentialsProvider{}, clients: map[string]*secretsmanager.Client{}}, nil
+	if external != "" && (!externalID.MatchString(external) || len(external) < 2 || len(external) > 1224) {
+		return nil, rotators.Permanent(fmt.Errorf("the environment variable REKEY_ROLE_EXTERNAL_ID is %q: set it to 2 to 1224 letters, digits and +=,.@:/-_", external))
+	}
+	return &accounts{cfg: cfg, role: role, external: external, roles: map[string]aws.CredentialsProvider{}, clients: map[string]*secretsmanager.Client{}}, nil
 }
 
 // secrets returns the client of Secrets Manager in the account that an ARN is
@@ -92,6 +101,9 @@ func (a *accounts) credentials(ctx context.Context, id string) aws.CredentialsPr
 	if a.roles[role] == nil {
 		assume := stscreds.NewAssumeRoleProvider(sts.NewFromConfig(a.cfg), role, func(o *stscreds.AssumeRoleOptions) {
 			o.RoleSessionName = "rekey"
+			if a.external != "" {
+				o.ExternalID = &a.external
+			}
 		})
 		a.roles[role] = aws.NewCredentialsCache(assume)
 	}

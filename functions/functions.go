@@ -71,7 +71,7 @@ func setUp(cfg aws.Config, registry rotators.Registry) (engine rotation.Engine, 
 	engine.Password, policyErr = passwordPolicy(os.Getenv)
 	engine.Limits, limitsErr = limits(os.Getenv)
 	engine.Registry, limitErr = limit(registry, os.Getenv("REKEY_ROTATORS"))
-	accounts, roleErr = newAccounts(cfg, os.Getenv("REKEY_ROLE_NAME"))
+	accounts, roleErr = newAccounts(cfg, os.Getenv)
 	return engine, accounts, errors.Join(policyErr, limitsErr, limitErr, roleErr)
 }
 

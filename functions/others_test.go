@@ -204,6 +204,10 @@ func (w *twoAccounts) RoundTrip(r *http.Request) (*http.Response, error) {
 	return reply, nil
 }
 
+// strangers is an account that the template's parameter RoleAccounts does not list, and
+// that has a role of the same name.
+const strangers = "999999999999"
+
 // abroad is a secret of another account than the function's: its way to AWS,
 // what Lambda tells the function, and the function's own account.
 func abroad(t *testing.T) (s *setup, w *twoAccounts, ctx context.Context, own *localaws.Server) {
@@ -211,6 +215,7 @@ func abroad(t *testing.T) (s *setup, w *twoAccounts, ctx context.Context, own *l
 	own = localaws.New(localaws.Config{Account: home, Authorize: policed(t, home, "RoleName", os.Getenv("REKEY_ROLE_NAME"))})
 	own.AddRole("arn:aws:iam::000000000000:role/rotator")
 	own.AddRole("arn:aws:iam::000000000000:role/team/rotator")
+	own.AddRole("arn:aws:iam::" + strangers + ":role/rotator")
 	t.Cleanup(own.Close)
 	server := httptest.NewServer(own)
 	t.Cleanup(server.Close)
@@ -225,6 +230,7 @@ func abroad(t *testing.T) (s *setup, w *twoAccounts, ctx context.Context, own *l
 // assumed once, and Secrets Manager gets the token it wants from a role.
 func TestAnotherAccount(t *testing.T) {
 	t.Setenv("REKEY_ROLE_NAME", "team/rotator")
+	t.Setenv("REKEY_ROLE_EXTERNAL_ID", "bank")
 	s, w, ctx, _ := abroad(t)
 	cfg := s.as("secret-rotator", w)
 	h := functions.SecretRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, nil)})
@@ -241,6 +247,8 @@ func TestAnotherAccount(t *testing.T) {
 	}
 	if form, _ := url.ParseQuery(w.seen["AssumeRole"][0]); form.Get("RoleArn") != "arn:aws:iam::000000000000:role/team/rotator" {
 		t.Errorf("the role was %s", form.Get("RoleArn"))
+	} else if form.Get("ExternalId") != "bank" {
+		t.Errorf("the external id was %q", form.Get("ExternalId"))
 	}
 	var put struct{ RotationToken string }
 	if err := json.Unmarshal([]byte(w.seen["PutSecretValue"][0]), &put); err != nil || put.RotationToken != "5f1c44b7-1b4a-4a8e-9f2c-1d2e3f405162" {
@@ -281,6 +289,11 @@ func TestLookupsFromAnotherAccount(t *testing.T) {
 			if got, err := r.Vouches(ctx, ref); err != nil || got != want {
 				t.Errorf("%s vouches: %v, %v; want %v", ref, got, err, want)
 			}
+		}
+		// An admin of an account that the stack does not name is not read there.
+		stranger := "arn:aws:secretsmanager:us-east-1:" + strangers + ":secret:admin-AbCdEf"
+		if _, err := r.Lookup(ctx, stranger); err == nil || !strings.Contains(err.Error(), "sts:AssumeRole") {
+			t.Errorf("a stranger's admin: %v; want AssumeRole to be denied", err)
 		}
 		place, err := dbrotator.RDS(cfg).Locate(ctx, rotators.NewSecret(`{"dbInstanceIdentifier":"db"}`))
 		if err != nil || place.Host != "theirs.example" {

@@ -72,6 +72,7 @@ func templateValues(function, account string) map[string]string {
 		"AdminArns":      strings.Join(admins, ","),
 		"AdminRoleArns":  "arn:aws:iam::" + account + ":role/key-admin",
 		"RoleName":       "rotator",
+		"RoleAccounts":   ours,
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 )
 
 // Access is a permission that a call needs. A call may need several: one for each
@@ -106,7 +108,8 @@ func (s *Server) needs(service, operation string, body []byte) []Access {
 		if operation == "GetCallerIdentity" {
 			return nil // AWS allows it to everybody
 		}
-		return []Access{{Action: "sts:" + operation, Resource: form.Get("RoleArn")}}
+		role, _ := arn.Parse(form.Get("RoleArn")) // what is none is of no account
+		return []Access{{Action: "sts:" + operation, Resource: form.Get("RoleArn"), Context: map[string][]string{"aws:ResourceAccount": {role.AccountID}}}}
 	default:
 		return []Access{{Action: service + ":" + operation, Resource: "*"}}
 	}

@@ -147,7 +147,7 @@ func TestAuthorize(t *testing.T) {
 		{"a role", func() error {
 			_, err := sts.NewFromConfig(guest).AssumeRole(ctx, &sts.AssumeRoleInput{RoleArn: aws.String("arn:aws:iam::000000000000:role/r"), RoleSessionName: aws.String("session")})
 			return err
-		}, []string{"sts:AssumeRole arn:aws:iam::000000000000:role/r"}},
+		}, []string{"sts:AssumeRole arn:aws:iam::000000000000:role/r aws:ResourceAccount=000000000000"}},
 		{"who am I", func() error { _, err := sts.NewFromConfig(guest).GetCallerIdentity(ctx, nil); return err }, nil},
 		{"the key itself", func() error {
 			_, err := kms.NewFromConfig(guest).DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &key})
