@@ -74,7 +74,7 @@ func (h Hosts) All() bool { return len(h.names)+len(h.networks) == 0 }
 func (h Hosts) Name(host string) bool {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	for _, name := range h.names {
-		if host == name || strings.HasPrefix(name, ".") && len(host) > len(name) && strings.HasSuffix(host, name) {
+		if below := strings.HasPrefix(name, "."); below && len(host) > len(name) && strings.HasSuffix(host, name) || !below && host == name {
 			return true
 		}
 	}

@@ -320,7 +320,7 @@ func (w *work) recognize(ctx context.Context, pending rotators.Secret) error {
 	case rotators.IsRefused(err) || rotators.IsPermanent(err):
 		return rotators.Permanent(fmt.Errorf("the pending value was stored by somebody else, or the policy for passwords was changed since: %w; nothing was changed, so cancel this rotation and start it again", strange))
 	default:
-		return fmt.Errorf("the pending value was stored by somebody else (%w), and cannot be tried: %w", strange, err)
+		return fmt.Errorf("the pending value was stored by somebody else (%v), and cannot be tried: %w", strange, err)
 	}
 }
 

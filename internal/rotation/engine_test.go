@@ -406,6 +406,74 @@ func TestVouches(t *testing.T) {
 	}
 }
 
+// Where the operator insists on delegation, no other admin is read.
+func TestDelegatedAdmins(t *testing.T) {
+	for list, want := range map[string]bool{"memory": true, "": false, "other": false} {
+		store := memstore.New(rotators.NewSecret(first), nil)
+		store.Begin(token)
+		e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+			value, err := r.Lookup(t.Context(), list)
+			if !r.Limits.DelegatedAdmins || want != (err == nil) || want == value.IsZero() || !want && (!rotators.IsPermanent(err) || !strings.Contains(err.Error(), "REKEY_ADMINS")) {
+				t.Errorf("rekey:admin-for=%q: %v", list, err)
+			}
+			return rotators.NewSecret(second), nil
+		}})
+		e.Others, e.Limits.DelegatedAdmins = admin{}, true
+		if err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// recognizer knows the values that it makes.
+type recognizer struct{ spy }
+
+func (*recognizer) Recognize(r rotators.Rotation) error {
+	if r.Current.Reveal() != first {
+		return errors.New("the current value is missing")
+	}
+	if r.Pending.Reveal() != second {
+		return rotators.Permanent(errors.New("it is of another shape"))
+	}
+	return nil
+}
+
+// A pending value that somebody else stored before createSecret is refused, but for
+// one that the target accepts: it may be the only one that it accepts.
+func TestAPendingValueOfSomebodyElse(t *testing.T) {
+	const foreign = `{"username":"app","password":"attacker1"}`
+	wrong := rotators.Refused(errors.New("wrong"))
+	for _, c := range []struct {
+		pending string
+		test    error
+		want    string // in the error; "": none
+		calls   string
+	}{
+		{second, wrong, "", ""},
+		{foreign, nil, "", "Test the pending value"},
+		{foreign, wrong, "of another shape", "Test the pending value"},
+		{foreign, errors.New("no route"), "no route", "Test the pending value"},
+	} {
+		store := memstore.New(rotators.NewSecret(first), nil)
+		store.Begin(token)
+		a, err := store.Load(t.Context(), memstore.ID, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.PutPending(t.Context(), a, rotators.NewSecret(c.pending)); err != nil {
+			t.Fatal(err)
+		}
+		r := &recognizer{spy{test: func(rotators.Rotation) error { return c.test }}}
+		err = engine(r).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || rotators.IsPermanent(err) != rotators.IsRefused(c.test) || rotators.IsRefused(err)) {
+			t.Errorf("%s, %v: %v", c.pending, c.test, err)
+		}
+		if got := strings.Join(r.calls, ","); got != c.calls {
+			t.Errorf("%s, %v: calls %q, want %q", c.pending, c.test, got, c.calls)
+		}
+	}
+}
+
 func TestAPanicIsAStepErrorAndTheLogHasItsStack(t *testing.T) {
 	store := memstore.New(rotators.NewSecret(first), nil)
 	store.Begin(token)

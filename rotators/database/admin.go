@@ -74,6 +74,9 @@ func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
 		return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
 	}
 	l, err := a.login(value)
+	if err == nil {
+		err = permitted(a.r.Limits, l)
+	}
 	if err != nil {
 		return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
 	}

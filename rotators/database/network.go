@@ -89,7 +89,7 @@ func (l Login) Dial(ctx context.Context, dial DialFunc) (net.Conn, error) {
 // address decides shows only when a connection is made.
 func permitted(limits rotators.Limits, l Login) error {
 	if limits.RequireTLS && l.Plaintext {
-		return rotators.Permanent(fmt.Errorf("the value of %s says \"ssl\": false, and this function makes no connection without TLS (its environment variable REKEY_REQUIRE_TLS): remove \"ssl\": false from the value", l))
+		return rotators.Permanent(errors.New("the value says \"ssl\": false, and this function makes no connection without TLS (its environment variable REKEY_REQUIRE_TLS): remove \"ssl\": false from the value"))
 	}
 	return nil
 }
