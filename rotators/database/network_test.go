@@ -32,7 +32,9 @@ func TestOneAddressPerStep(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	name := func(host string) string { return net.JoinHostPort(host, strings.TrimPrefix(listener.Addr().String(), "127.0.0.1:")) }
+	name := func(host string) string {
+		return net.JoinHostPort(host, strings.TrimPrefix(listener.Addr().String(), "127.0.0.1:"))
+	}
 	want := []string{name("db.example.com"), name("127.0.0.1"), name("127.0.0.1"), name("other.example.com")}
 	if strings.Join(dialed, " ") != strings.Join(want, " ") {
 		t.Errorf("dialed %v, want %v", dialed, want)
