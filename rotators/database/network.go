@@ -68,13 +68,16 @@ func (l Login) Dial(ctx context.Context, dial DialFunc) (net.Conn, error) {
 		return nil, err
 	}
 	reached := ""
-	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+	a, tcp := conn.RemoteAddr().(*net.TCPAddr)
+	if tcp {
 		reached = a.String()
 	}
 	if err := allowed(reached); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	if !known && reached != "" {
+	// Another port is that of something in between, a SOCKS proxy say, which resolves the
+	// name itself.
+	if !known && tcp && a.Port == l.Port {
 		n.mu.Lock()
 		if n.addresses == nil {
 			n.addresses = map[string]string{}
