@@ -3,6 +3,7 @@ package attacks
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/rand"
@@ -34,6 +35,7 @@ type fake struct {
 
 	// How it behaves in the test that runs.
 	knows    []string                    // passwords by which it can pass for a server where a login proves the server too (SCRAM)
+	speaks   string                      // another engine than its own; "": its own
 	refuses  func(user string) bool      // nil: nobody
 	replica  bool                        // it says that it is a read-only replica
 	account  string                      // what it says the account of a MySQL login is; "": user@%
@@ -52,7 +54,7 @@ type login struct {
 func (f *fake) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.logins, f.knows, f.refuses, f.replica, f.account, f.answered = nil, nil, nil, false, "", nil
+	f.speaks, f.logins, f.knows, f.refuses, f.replica, f.account, f.answered = "", nil, nil, nil, false, "", nil
 	f.sent.Reset()
 }
 
@@ -100,7 +102,7 @@ func newFake(engine, address string, port int, certificate tls.Certificate) (*fa
 		return nil, err
 	}
 	f := &fake{engine: engine, certificate: certificate}
-	serve := map[string]func(*peer) error{"postgres": f.postgres, "mariadb": f.mysql, "redis": f.redis}[engine]
+	serve := map[string]func(*peer) error{"postgres": f.postgres, "mariadb": f.mysql, "redis": f.redis}
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -111,7 +113,10 @@ func newFake(engine, address string, port int, certificate tls.Certificate) (*fa
 				defer conn.Close()
 				p := &peer{fake: f}
 				p.use(conn)
-				_ = serve(p) // an error is the client's goodbye
+				f.mu.Lock()
+				speaks := cmp.Or(f.speaks, f.engine)
+				f.mu.Unlock()
+				_ = serve[speaks](p) // an error is the client's goodbye
 			}()
 		}
 	}()
@@ -204,6 +209,8 @@ func (f *fake) redis(p *peer) error {
 		bulk := func(text string) string { return fmt.Sprintf("$%d\r\n%s\r\n", len(text), text) }
 		reply := "+OK\r\n"
 		switch command := strings.ToUpper(args[0]); {
+		case command == "HELLO":
+			reply = "-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n"
 		case command == "AUTH":
 			if !f.enter(login{user: args[1], password: args[len(args)-1], tls: p.secure}) {
 				reply = "-WRONGPASS invalid username-password pair or user is disabled.\r\n"

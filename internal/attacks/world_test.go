@@ -247,6 +247,14 @@ func (w *world) current(arn string) (version, value string) {
 	return *out.VersionId, *out.SecretString
 }
 
+// pending is the version and the value that a rotation has stored.
+func (w *world) pending(arn string) (version, value string) {
+	w.t.Helper()
+	out, err := w.secrets.GetSecretValue(w.t.Context(), &secretsmanager.GetSecretValueInput{SecretId: &arn, VersionStage: aws.String("AWSPENDING")})
+	w.check(err)
+	return *out.VersionId, *out.SecretString
+}
+
 // rotate starts a rotation, or goes on with one that failed, and waits for its end.
 func (w *world) rotate(arn string) error {
 	w.t.Helper()
