@@ -50,6 +50,7 @@ type world struct {
 	sqs      *sqs.Client
 
 	rotator function
+	context *lambdacontext.LambdaContext // what Lambda tells the functions
 	worker  lambda.Handler
 	file    *os.File // that the functions log to
 
@@ -110,6 +111,7 @@ func newWorld(t *testing.T, environment ...string) *world {
 	t.Setenv("REKEY_QUEUE_URL", w.cloud.QueueURL(w.endpoint, orders))
 	t.Setenv("REKEY_SSM_WRITES_PER_SECOND", "1000") // nothing here is about the quota
 
+	w.context = &lambdacontext.LambdaContext{InvokedFunctionArn: w.cloud.FunctionARN(secretFunction)}
 	w.install(cfg)
 	for _, d := range []*database{bankPostgres, bankMariaDB, bankRedis, clearRedis} {
 		w.secret = append(w.secret, d.admin.password)
@@ -158,9 +160,9 @@ func (w *world) logging(makes func()) {
 	makes()
 }
 
-// lambda is what Lambda tells a function of this account.
+// lambda returns the context that Lambda calls a function with.
 func (w *world) lambda(ctx context.Context) context.Context {
-	return lambdacontext.NewContext(ctx, &lambdacontext.LambdaContext{InvokedFunctionArn: w.cloud.FunctionARN(secretFunction)})
+	return lambdacontext.NewContext(ctx, w.context)
 }
 
 type function func(context.Context, []byte) ([]byte, error)
@@ -260,7 +262,7 @@ func (w *world) rotate(arn string) error {
 	w.t.Helper()
 	token := w.open[arn]
 	if token == "" {
-		token = fmt.Sprintf("00000000-0000-4000-8000-%012d", serial.Add(1))
+		token = newToken()
 	}
 	err := w.start(arn, token, true)
 	delete(w.open, arn)
@@ -281,7 +283,7 @@ func (w *world) enable(arn string) {
 
 // dry turns rotation on, and returns how testSecret ended.
 func (w *world) dry(arn string) error {
-	return w.start(arn, fmt.Sprintf("00000000-0000-4000-8000-%012d", serial.Add(1)), false)
+	return w.start(arn, newToken(), false)
 }
 
 func (w *world) start(arn, token string, now bool) error {
