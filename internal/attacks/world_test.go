@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,6 +58,7 @@ type world struct {
 	open   map[string]string // the token of a rotation that is under way, by the secret's ARN
 	before func(step string) // called before each step of Secrets Manager's; nil: not
 	race   func(localaws.Call)
+	mu     sync.Mutex
 	errs   []error // of the functions
 	stored map[*database]map[string]string
 
@@ -170,6 +172,8 @@ type function func(context.Context, []byte) ([]byte, error)
 func (f function) Invoke(ctx context.Context, payload []byte) ([]byte, error) { return f(ctx, payload) }
 
 func (w *world) heard(err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if err != nil {
 		w.errs = append(w.errs, err)
 	}
@@ -472,4 +476,9 @@ func (w *world) nothing() {
 			w.t.Logf("a function failed: %v", err)
 		}
 	}
+}
+
+// parameterOf is a SecureString.
+func parameterOf(name, value string) localaws.Parameter {
+	return localaws.Parameter{Name: name, Type: "SecureString", Value: value}
 }
