@@ -66,6 +66,7 @@ type world struct {
 	secret  []string // texts that nobody may see: passwords of people, admins' logins
 	own     []string // users that the attacker's own secrets are for
 	readers []reader // applications that must go on
+	taps    []*relay // of the attacker's, on the path
 }
 
 // reader is an application that logs in with what a secret or parameter says.
@@ -436,6 +437,13 @@ func (w *world) outcome() outcome {
 			}
 			if heard := d.evil.heard(); strings.Contains(heard, d.admin.user) {
 				add(sent, "the admin logged in at the attacker's %s", d.engine)
+			}
+		}
+	}
+	for _, tap := range w.taps {
+		for _, text := range w.secret {
+			if tap.holds(text) {
+				add(sent, "%.6s.. has passed the path as it is", text)
 			}
 		}
 	}
