@@ -302,6 +302,10 @@ func (k *keyed) retire(ctx context.Context, w http.RoundTripper) error {
 	if err != nil || version == "" {
 		return err
 	}
+	// The engine's clock is not the test's.
+	if err := k.tag(ctx, rotation.TagRetire, version+" "+time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)); err != nil {
+		return err
+	}
 	order := &queue.Retirement{ARN: k.arn, Version: version}
 	if k.service == "ssm" {
 		order.Name = keyName
@@ -324,6 +328,18 @@ func (k *keyed) all(ctx context.Context, w http.RoundTripper) error {
 		k.pass(24 * time.Hour)
 	}
 	return k.retire(ctx, w)
+}
+
+// tag writes a tag as a person would.
+func (k *keyed) tag(ctx context.Context, key, value string) (err error) {
+	if k.service == "ssm" {
+		_, err = ssm.NewFromConfig(k.person).AddTagsToResource(ctx, &ssm.AddTagsToResourceInput{
+			ResourceType: ssmtypes.ResourceTypeForTaggingParameter, ResourceId: aws.String(keyName), Tags: []ssmtypes.Tag{{Key: &key, Value: &value}},
+		})
+	} else {
+		_, err = secretsmanager.NewFromConfig(k.person).TagResource(ctx, &secretsmanager.TagResourceInput{SecretId: &k.arn, Tags: []smtypes.Tag{{Key: &key, Value: &value}}})
+	}
+	return err
 }
 
 func (k *keyed) tags(ctx context.Context) (map[string]string, error) {

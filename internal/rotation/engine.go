@@ -63,7 +63,8 @@ func (e *Engine) Step(ctx context.Context, store Store, step Step, id, token str
 
 // Retire withdraws the credential that a version holds, whose grace is over. It
 // does nothing, and succeeds, if the tag rekey:retire does not name the version
-// any more, or while an attempt is open: that attempt may be between its proof and
+// any more or says that the grace is not over yet, if rekey:paused was set, or while an
+// attempt is open: that attempt may be between its proof and
 // its promotion, and ends with the next one's createSecret at the latest. It proves
 // that what readers get works before it withdraws anything. Its error is a
 // *StepError of RetireStep.
@@ -420,6 +421,10 @@ func (w *work) retireIfDue(ctx context.Context) error {
 	return w.retireNow(ctx)
 }
 
+// clocks is how far the clocks of the two functions may differ: the planner orders a
+// retirement by its clock, and the end of the grace was written by another one.
+const clocks = time.Minute
+
 // retireVersion is what the planner asks for.
 func (w *work) retireVersion(ctx context.Context, version string) error {
 	if err := w.load(ctx, ""); err != nil {
@@ -427,7 +432,17 @@ func (w *work) retireVersion(ctx context.Context, version string) error {
 	}
 	w.action = nothing
 	switch {
+	case w.attempt.ID != w.id:
+		return rotators.Permanent(fmt.Errorf("the message names %s, and the whole ARN of that secret is %s: order the retirement by the whole ARN", w.id, w.attempt.ID))
 	case version == "" || w.attempt.Tags.Retire != version:
+		return nil
+	case w.attempt.Tags.Paused:
+		w.attempt.Note = fmt.Sprintf("the tag %spaused was set, so version %s is not retired", TagPrefix, version)
+		return nil
+	case w.attempt.Tags.RetireAt.After(w.now().Add(clocks)):
+		// Who sends the message does not decide when: applications may still use that
+		// version.
+		w.attempt.Note = fmt.Sprintf("the grace of version %s is over at %s, and the version is not retired before that", version, w.attempt.Tags.RetireAt.UTC().Format(time.RFC3339))
 		return nil
 	case w.attempt.State != Current:
 		w.attempt.Note = fmt.Sprintf("a rotation is under way, so version %s is retired after it, or by the one that follows", version)

@@ -93,6 +93,13 @@ func engine(r rotators.Rotator) *rotation.Engine {
 	}
 }
 
+// afterTheGrace is an engine for whom every grace of these tests is over.
+func afterTheGrace(r rotators.Rotator) *rotation.Engine {
+	e := engine(r)
+	e.Now = func() time.Time { return time.Now().Add(time.Hour) }
+	return e
+}
+
 // Every cell of the plan, as it shows from outside.
 func TestEveryStateAndStep(t *testing.T) {
 	states := map[rotation.State]func() *memstore.Store{
@@ -842,7 +849,12 @@ func TestRetireAfterTheGrace(t *testing.T) {
 		before        error // what it says of the current value before
 		asked, failed string
 		done          bool
+		early         time.Duration // before the end of the grace
+		note          string
 	}{
+		{name: "whose grace is not over", version: version, early: 2 * time.Minute, note: "the grace of version " + version + " is over at "},
+		{name: "whose grace is over by the planner's clock", version: version, early: 30 * time.Second, old: refused, asked: "Test the pending value, Retire, Test the current value, Test the pending value", done: true},
+		{name: "that was paused since", version: version, prepare: func(s *memstore.Store) { s.Tag("rekey:paused", "yes") }, note: "rekey:paused was set"},
 		{name: "whose time has come", version: version, old: refused, asked: "Test the pending value, Retire, Test the current value, Test the pending value", done: true},
 		{name: "another than the tag names", version: other},
 		{name: "none", version: ""},
@@ -881,7 +893,10 @@ func TestRetireAfterTheGrace(t *testing.T) {
 				}
 			}
 			var log bytes.Buffer
-			e := engine(r)
+			e := afterTheGrace(r)
+			if c.early > 0 {
+				e.Now = func() time.Time { return time.Now().Add(time.Hour - c.early) }
+			}
 			e.Log = slog.New(slog.NewJSONHandler(&log, nil))
 			err := e.Retire(t.Context(), store, memstore.ID, c.version)
 			var s *rotation.StepError
@@ -893,6 +908,9 @@ func TestRetireAfterTheGrace(t *testing.T) {
 			}
 			if done := store.Tags()[rotation.TagRetired] == version; done != c.done {
 				t.Errorf("the tags are %v", store.Tags())
+			}
+			if !strings.Contains(log.String(), c.note) {
+				t.Errorf("the log does not say %q: %s", c.note, log.String())
 			}
 			if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), `"step":"retire"`) || !strings.Contains(log.String(), `"CloudWatchMetrics"`) {
 				t.Errorf("%d lines: %s", lines, log.String())
@@ -996,7 +1014,7 @@ func TestAnOldValueStoredAgainIsNotRetired(t *testing.T) {
 		t.Fatal(err)
 	}
 	store.Put("by-hand", rotators.NewSecret(first))
-	if err := engine(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
+	if err := afterTheGrace(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
 		t.Error(err)
 	}
 	store.Begin(other)
@@ -1046,7 +1064,7 @@ func TestRetirementThatARotationOvertakes(t *testing.T) {
 				accepts = map[string]bool{retirement.Current.Reveal(): true}
 				return nil
 			}
-			if err := engine(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
+			if err := afterTheGrace(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
 				t.Error(err)
 			}
 			if !accepts[second] || !accepts[third] {
