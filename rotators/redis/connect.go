@@ -4,20 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"net"
 	"strconv"
 	"sync"
-	"time"
 
-	"github.com/redis/go-redis/v9"
-
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
-
-// maxAnswer is how long one command may take where the caller sets no earlier
-// deadline. Writing a file is the slowest thing asked for.
-const maxAnswer = 10 * time.Second
 
 type connector struct {
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -53,44 +46,24 @@ func (c *connector) openNode(ctx context.Context, l database.Login) (*node, erro
 	if err != nil {
 		return nil, explainLogin(ctx, err, l, false)
 	}
-	conn := raw
+	wire := bounded.NewConn(raw, maxBytes)
+	var conn net.Conn = wire
 	if !l.Plaintext {
 		roots, err := c.roots()
 		if err != nil {
-			_ = raw.Close()
+			_ = wire.Close()
 			return nil, err
 		}
-		secured := tls.Client(raw, &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12})
-		if err := secured.HandshakeContext(ctx); err != nil {
-			_ = raw.Close()
+		secured := tls.Client(wire, &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12})
+		if err := wire.Do(ctx, func() error { return secured.HandshakeContext(ctx) }); err != nil {
+			_ = wire.Close()
 			return nil, explainLogin(ctx, err, l, true)
 		}
 		conn = secured
 	}
-
-	n := &node{login: l, raw: conn, client: redis.NewClient(&redis.Options{
-		// The one connection there is. The driver would make another if it broke.
-		Dialer: func(context.Context, string, string) (net.Conn, error) {
-			if conn == nil {
-				return nil, errors.New("a login is one connection")
-			}
-			defer func() { conn = nil }()
-			return conn, nil
-		},
-		Protocol:              2,
-		DisableIdentity:       true,
-		MaxRetries:            -1,
-		DialerRetries:         1,
-		PoolSize:              1,
-		PipelinePoolSize:      -1,
-		ReadTimeout:           maxAnswer,
-		ContextTimeoutEnabled: true,
-	})}
-	n.conn = n.client.Conn()
-	// The driver is not given the credentials: it would send them twice where
-	// they are refused.
-	if err := n.conn.AuthACL(ctx, l.User, l.Password.Reveal()).Err(); err != nil {
-		_ = n.Close()
+	n := &node{login: l, client: newClient(wire, conn)}
+	if err := n.run(ctx, "AUTH", l.User, l.Password.Reveal()); err != nil {
+		n.close()
 		return nil, explainLogin(ctx, err, l, true)
 	}
 	return n, nil
