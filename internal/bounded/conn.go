@@ -44,14 +44,16 @@ func NewConn(conn net.Conn, bytes int64) *Conn {
 
 // Read implements net.Conn. Its error is ErrTooMuch once the limit is reached.
 func (c *Conn) Read(p []byte) (int, error) {
-	left := c.left.Load()
-	if left <= 0 {
+	if c.Spent() {
 		return 0, ErrTooMuch
 	}
-	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
+	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left.Load())])
 	c.left.Add(-int64(n))
 	return n, err
 }
+
+// Spent reports whether the limit is reached.
+func (c *Conn) Spent() bool { return c.left.Load() <= 0 }
 
 // past is a deadline that ends a read or write under way.
 var past = time.Unix(1, 0)

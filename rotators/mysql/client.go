@@ -112,6 +112,9 @@ func readError(p []byte) error {
 	if len(f.rest) >= 6 && f.rest[0] == '#' {
 		f.take(6) // the SQLSTATE
 	}
+	if f.short {
+		return strange("an error that ends too soon")
+	}
 	return &serverError{number, bounded.Text(string(f.rest))}
 }
 

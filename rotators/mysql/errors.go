@@ -148,10 +148,11 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		unknownCA x509.UnknownAuthorityError
 		invalid   x509.CertificateInvalidError
 		dns       *net.DNSError
+		odd       strange
 	)
 	switch {
-	case errors.As(err, new(strange)):
-		return because("%s does not answer as a MySQL or MariaDB server does, so nothing is known about the password of user %q: find out what listens there; it sent %v", where, l.User, err)
+	case errors.As(err, &odd):
+		return because("%s does not answer as a MySQL or MariaDB server does, so nothing is known about the password of user %q: find out what listens there; it sent %v", where, l.User, odd)
 	case errors.Is(err, bounded.ErrTooMuch):
 		return because("%s sends more than the %d bytes that rekey reads of one login, so nothing is known about the password of user %q: find out what listens there", where, maxBytes, l.User)
 	case errors.Is(err, errAsked):

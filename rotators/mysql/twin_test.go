@@ -73,11 +73,11 @@ func buys(t *testing.T, shop string, v rotators.Secret) error {
 		fmt.Sprintf("SELECT id, price FROM %s.goods", shop), fmt.Sprintf("INSERT INTO %s.goods VALUES (2, 2, 2)", shop),
 		fmt.Sprintf("SELECT * FROM %s.`odd `` TO name`", shop), fmt.Sprintf("CALL %s.sell(1)", shop), fmt.Sprintf("SELECT * FROM %s.sold", shop),
 	} {
-		if err := secure.Login(ctx, user.Reveal(), password(t, v), sql); err != nil {
+		if err := secure.Run(ctx, user.Reveal(), password(t, v), sql); err != nil {
 			return fmt.Errorf("%s lacks a right: %w", user.Reveal(), err)
 		}
 	}
-	err = secure.Login(ctx, user.Reveal(), password(t, v), fmt.Sprintf("SELECT cost FROM %s.goods", shop))
+	err = secure.Run(ctx, user.Reveal(), password(t, v), fmt.Sprintf("SELECT cost FROM %s.goods", shop))
 	if said := (*mysql.MySQLError)(nil); !errors.As(err, &said) || said.Number != deniedColumn {
 		return fmt.Errorf("%s may do more than its base: %w", user.Reveal(), err)
 	}
@@ -115,7 +115,7 @@ func TestTwinKeepsUp(t *testing.T) {
 	// What it may do it may pass on.
 	newAccount(t, account{"friend", "%"}, "friend")
 	passOn := "GRANT INSERT ON keeps.goods TO friend"
-	if err := secure.Login(t.Context(), `o'keeper_clone`, password(t, first), passOn); err != nil {
+	if err := secure.Run(t.Context(), `o'keeper_clone`, password(t, first), passOn); err != nil {
 		t.Errorf("WITH GRANT OPTION is lost: %v", err)
 	}
 
@@ -144,12 +144,12 @@ func TestTwinKeepsUp(t *testing.T) {
 		"SELECT id FROM keeps.goods": true, "SELECT price FROM keeps.goods": false, "DELETE FROM keeps.goods": true, "CALL keeps.sell(1)": false,
 		passOn: false, "SELECT * FROM keeps.sold": true, "SELECT * FROM keeps.stock": true, "DELETE FROM keeps.stock": false, "SHOW ENGINE INNODB STATUS": false,
 	} {
-		if err := secure.Login(t.Context(), `o'keeper_clone`, password(t, second), sql); (err == nil) != may {
+		if err := secure.Run(t.Context(), `o'keeper_clone`, password(t, second), sql); (err == nil) != may {
 			t.Errorf("%s: %v", sql, err)
 		}
 	}
 	if mariaDB {
-		if err := secure.Login(t.Context(), `o'keeper_clone`, password(t, second), "SET ROLE keeps_auditor"); err == nil {
+		if err := secure.Run(t.Context(), `o'keeper_clone`, password(t, second), "SET ROLE keeps_auditor"); err == nil {
 			t.Error("the twin has a role that the base has lost")
 		}
 	}

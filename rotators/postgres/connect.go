@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -112,7 +113,7 @@ func (c *connector) openWith(ctx context.Context, l database.Login, methods, pas
 	}
 	cfg.MaxProtocolMessageBodyLen = maxBytes
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		return pgproto3.NewFrontend(&scramGuard{r: r, plaintext: l.Plaintext}, w)
+		return pgproto3.NewFrontend(&scramGuard{r: bufio.NewReader(r), plaintext: l.Plaintext}, w)
 	}
 
 	s := &session{login: l}

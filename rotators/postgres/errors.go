@@ -98,6 +98,7 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		dns       *net.DNSError
 		rounds    errRounds
 		long      *pgproto3.ExceededMaxBodyLenErr
+		odd       strange
 	)
 	switch {
 	case errors.As(err, &wrongHost):
@@ -116,8 +117,8 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		return rotators.Permanent(because("%s asks for %d rounds of hashing to log in as user %q, and rekey makes at most %d: lower scram_iterations there, and set the password again", where, int(rounds), l.User, maxIterations))
 	case errors.As(err, &rounds):
 		return rotators.Permanent(because("%s asks for %d rounds of hashing to log in as user %q, and without TLS rekey proves a password by %d at least, because whoever listens could guess it from that: remove \"ssl\": false from the secret, or raise scram_iterations there and set the password again", where, int(rounds), l.User, minIterations))
-	case errors.As(err, new(strange)):
-		return because("%s does not answer as a PostgreSQL server does, so nothing is known about the password of user %q: find out what listens there; it sent %v", where, l.User, err)
+	case errors.As(err, &odd):
+		return because("%s does not answer as a PostgreSQL server does, so nothing is known about the password of user %q: find out what listens there; it sent %v", where, l.User, odd)
 	case errors.Is(err, bounded.ErrTooMuch), errors.As(err, &long):
 		return because("%s sends more than the %d bytes that rekey reads of one login, so nothing is known about the password of user %q: find out what listens there", where, maxBytes, l.User)
 	case errors.As(err, &dns):

@@ -133,6 +133,9 @@ func (s *session) query(ctx context.Context, columns int, statements ...string) 
 	if errors.As(err, new(strange)) {
 		_ = s.wire.Close()
 	}
+	if err != nil && s.wire.Spent() {
+		err = bounded.ErrTooMuch // which the driver calls a closed connection
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -167,6 +167,9 @@ func (n *node) explain(ctx context.Context, err error, what string) error {
 		}
 		return e
 	}
+	if errors.Is(err, errStrange) {
+		return because("%s does not answer as a Redis server does (%s), so it may or may not have been changed; find out what listens there, then rotate again", n, what)
+	}
 	if timedOut(ctx, err) {
 		return because("%s did not answer in the time there was (%s), so it may or may not have been changed; rotate again", n, what)
 	}
