@@ -75,14 +75,6 @@ func MySQL() []Case {
 			}
 		}})
 	}
-	result := func(n byte, columns ...string) (all []byte) { // as far as its rows
-		all = packet(n, []byte{byte(len(columns))})
-		for _, name := range columns {
-			n++
-			all = append(all, packet(n, []byte("\x03def\x00\x00\x00"), text(name), []byte("\x00\x0c\x2d\x00\xff\x00\x00\x00\xfd\x00\x00\x00\x00\x00"))...)
-		}
-		return append(all, packet(n+1, endPacket)...)
-	}
 	two := result(1, "VERSION()", "CURRENT_USER()")
 	// rows are those of two columns.
 	rows := func(status byte, rows ...[]byte) (all []byte) {
@@ -159,6 +151,16 @@ func Asks(method string, answers [][]byte, learned func([]byte)) Case {
 			}
 		}
 	}}
+}
+
+// result is the answer to a statement as far as its rows.
+func result(n byte, columns ...string) (all []byte) {
+	all = packet(n, []byte{byte(len(columns))})
+	for _, name := range columns {
+		n++
+		all = append(all, packet(n, []byte("\x03def\x00\x00\x00"), text(name), []byte("\x00\x0c\x2d\x00\xff\x00\x00\x00\xfd\x00\x00\x00\x00\x00"))...)
+	}
+	return append(all, packet(n+1, endPacket)...)
 }
 
 // Switch is the packet by which a server asks for another method.
@@ -266,8 +268,7 @@ func (m *my) reaches(at moment, cfg *tls.Config) bool {
 			return true
 		}
 		n++
-		answer := concat(packet(1, []byte{2}), packet(2, []byte("x")), packet(3, []byte("x")), packet(4, endPacket),
-			packet(5, text("8.0.99"), text("app@%")), packet(6, endPacket))
+		answer := concat(result(1, "VERSION()", "CURRENT_USER()"), packet(5, text("8.0.99"), text("app@%")), packet(6, endPacket))
 		if _, err := m.conn.Write(answer); err != nil {
 			return false
 		}

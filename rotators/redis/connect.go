@@ -4,13 +4,21 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"strconv"
 	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
+
+// maxAnswer is how long one command may take where the caller sets no earlier
+// deadline. Writing a file is the slowest thing asked for.
+const maxAnswer = 10 * time.Second
 
 type connector struct {
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -61,9 +69,32 @@ func (c *connector) openNode(ctx context.Context, l database.Login) (*node, erro
 		}
 		conn = secured
 	}
-	n := &node{login: l, client: newClient(wire, conn)}
-	if err := n.run(ctx, "AUTH", l.User, l.Password.Reveal()); err != nil {
-		n.close()
+
+	n := &node{login: l, wire: wire, guard: &guard{Conn: conn}}
+	dialed := false
+	n.client = redis.NewClient(&redis.Options{
+		// The one connection there is. The driver would make another if it broke.
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			if dialed {
+				return nil, errors.New("a login is one connection")
+			}
+			dialed = true
+			return n.guard, nil
+		},
+		Protocol:              2,
+		DisableIdentity:       true,
+		MaxRetries:            -1,
+		DialerRetries:         1,
+		PoolSize:              1,
+		PipelinePoolSize:      -1,
+		ReadTimeout:           maxAnswer,
+		ContextTimeoutEnabled: true,
+	})
+	n.conn = n.client.Conn()
+	// The driver is not given the credentials: it would send them twice where
+	// they are refused.
+	if err := n.do(ctx, func() error { return accepted(n.conn.AuthACL(ctx, l.User, l.Password.Reveal())) }); err != nil {
+		_ = n.Close()
 		return nil, explainLogin(ctx, err, l, true)
 	}
 	return n, nil

@@ -39,6 +39,11 @@ func explain(cause error, format string, args ...any) *explained {
 	return &explained{text: fmt.Sprintf(format, args...), cause: cause}
 }
 
+// serverError is an error that the server answered with, as it was sent.
+type serverError string
+
+func (e serverError) Error() string { return string(e) }
+
 // isAnswer tells whether err came from the server.
 func isAnswer(err error) bool {
 	var e *explained

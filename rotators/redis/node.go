@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
@@ -15,10 +18,52 @@ import (
 
 // node is a login at one server.
 type node struct {
-	*client
-	login database.Login
+	login  database.Login
+	wire   *bounded.Conn // under TLS, if there is any
+	guard  *guard        // above TLS
+	client *redis.Client
+	conn   *redis.Conn
 
 	state
+}
+
+// do runs f, which uses the driver, until ctx ends. A server's errors come out as
+// serverErrors. After any other the connection is over: what comes next might be half of
+// an answer.
+func (n *node) do(ctx context.Context, f func() error) error {
+	err := n.wire.Do(ctx, func() (err error) {
+		defer func() {
+			if recover() != nil {
+				err = errStrange
+			}
+		}()
+		return f()
+	})
+	if err == nil || errors.Is(err, redis.Nil) {
+		return err
+	}
+	if said := redis.Error(nil); errors.As(err, &said) {
+		return serverError(said.Error())
+	}
+	_ = n.wire.Close()
+	switch {
+	case n.guard.broken != nil:
+		return n.guard.broken
+	case n.wire.Spent():
+		return bounded.ErrTooMuch
+	case strings.Contains(err.Error(), "redis: "): // the driver's own, with what it could not read
+		return errStrange
+	}
+	return err
+}
+
+// accepted is the error of a command that a server answers with OK.
+func accepted(answer *redis.StatusCmd) error {
+	text, err := answer.Result()
+	if err == nil && text != "OK" {
+		err = errStrange
+	}
+	return err
 }
 
 // state is what a server has of a user, and of itself.
@@ -41,52 +86,63 @@ func hash(password rotators.Secret) string {
 
 // look reads the state of a user. Its errors say why the user cannot be changed.
 func (n *node) look(ctx context.Context, user string) error {
-	answers, err := n.do(ctx, []string{"INFO"}, []string{"ACL", "GETUSER", user}, []string{"ACL", "LIST"},
-		[]string{"CONFIG", "GET", "aclfile"}, []string{"CONFIG", "GET", "masteruser"},
-		[]string{"CONFIG", "GET", "masterauth"}, []string{"CONFIG", "GET", "requirepass"})
+	var (
+		info    *redis.StringCmd
+		getUser *redis.Cmd
+		list    *redis.StringSliceCmd
+		config  = map[string]*redis.MapStringStringCmd{"aclfile": nil, "masteruser": nil, "masterauth": nil, "requirepass": nil}
+	)
+	err := n.do(ctx, func() error {
+		_, err := n.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+			info = p.Info(ctx)
+			getUser = p.Do(ctx, "ACL", "GETUSER", user)
+			list = p.ACLList(ctx)
+			for _, name := range []string{"aclfile", "masteruser", "masterauth", "requirepass"} {
+				config[name] = p.ConfigGet(ctx, name)
+			}
+			return nil
+		})
+		return err
+	})
+	if errors.Is(err, redis.Nil) {
+		return rotators.Permanent(fmt.Errorf("there is no user %q at %s: make it, with the rights it is to have", user, n))
+	}
 	if err != nil {
 		return n.explain(ctx, err, "reading the user and the configuration")
 	}
-	info, isText := answers[0].(string)
-	list, isList := textsOf(answers[2])
-	config, isConfig := map[string]string{}, true
-	for _, answer := range answers[3:] {
-		pair, ok := textsOf(answer)
-		if ok && len(pair) == 2 {
-			config[pair[0]] = pair[1]
+	value := func(name string) string {
+		for _, v := range config[name].Val() {
+			return v
 		}
-		isConfig = isConfig && ok && (len(pair) == 0 || len(pair) == 2)
-	}
-	getUser, isUser := answers[1].([]any)
-	switch {
-	case answers[1] == nil:
-		return rotators.Permanent(fmt.Errorf("there is no user %q at %s: make it, with the rights it is to have", user, n))
-	case !isText || !isList || !isConfig || !isUser:
-		return n.explain(ctx, errStrange, "reading the user and the configuration")
+		return ""
 	}
 
-	flags, hashes := readUser(getUser)
+	isUser, ok := getUser.Val().([]any)
+	if !ok {
+		return n.explain(ctx, errStrange, "reading the user and the configuration")
+	}
+	flags, hashes := readUser(isUser)
 	if slices.Contains(flags, "nopass") {
 		return rotators.Permanent(fmt.Errorf("the user %q at %s logs in with any password or none (nopass), so a login proves nothing: give it one by ACL SETUSER %s resetpass >PASSWORD, and put it into the value", user, n, user))
 	}
-	n.state = state{hashes: hashes, aclFile: config["aclfile"] != "", info: map[string]string{}}
-	for line := range strings.Lines(info) {
+	n.state = state{hashes: hashes, aclFile: value("aclfile") != "", info: map[string]string{}}
+	for line := range strings.Lines(info.Val()) {
 		name, text, _ := strings.Cut(strings.TrimSpace(line), ":")
 		n.info[name] = text
 	}
-	master := config["masteruser"]
+	master := value("masteruser")
 	if master == user || master == "" && user == "default" {
-		n.masterAuth = rotators.NewSecret(config["masterauth"])
+		n.masterAuth = rotators.NewSecret(value("masterauth"))
 	}
 	if user == "default" {
-		n.requirePass = rotators.NewSecret(config["requirepass"])
+		n.requirePass = rotators.NewSecret(value("requirepass"))
 	}
 
 	if n.info["config_file"] == "" && (!n.aclFile || n.own()) {
 		return rotators.Permanent(fmt.Errorf("%s was started without a configuration file, so the new password would be lost when it restarts, and nothing was changed: start it with a file that it may write, with \"aclfile\" in it or without", n))
 	}
 	if !n.aclFile {
-		for _, rules := range list {
+		for _, rules := range list.Val() {
 			// Redis writes these lines into the file as they are, and reads them as quoted.
 			if strings.ContainsAny(rules, `"'`) {
 				_, name, _ := strings.Cut(rules, " ")
@@ -96,25 +152,6 @@ func (n *node) look(ctx context.Context, user string) error {
 		}
 	}
 	return nil
-}
-
-// textsOf returns the elements of an array, and whether all of them are texts.
-func textsOf(answer any) (all []string, ok bool) {
-	list, ok := answer.([]any)
-	for _, element := range list {
-		text, isText := element.(string)
-		all, ok = append(all, text), ok && isText
-	}
-	return all, ok
-}
-
-// run sends one command whose answer says nothing but whether it was carried out.
-func (n *node) run(ctx context.Context, command ...string) error {
-	answers, err := n.do(ctx, command)
-	if err == nil && answers[0] != "OK" {
-		return errStrange
-	}
-	return err
 }
 
 // readUser reads flags and password hashes from what ACL GETUSER says.
@@ -138,30 +175,34 @@ func readUser(list []any) (flags, hashes []string) {
 // It does so in one command, which is applied as a whole, so that no login falls
 // between taking away and adding.
 func (n *node) accept(ctx context.Context, user string, hashes []string) error {
-	command := []string{"ACL", "SETUSER", user, "resetpass"}
+	rules := []string{"resetpass"}
 	for _, h := range hashes {
-		command = append(command, "#"+h)
+		rules = append(rules, "#"+h)
 	}
-	return n.explain(ctx, curt(n.run(ctx, command...)), "ACL SETUSER")
+	err := n.do(ctx, func() error { return accepted(n.conn.ACLSetUser(ctx, user, rules...)) })
+	return n.explain(ctx, curt(err), "ACL SETUSER")
 }
 
 // configure sets a parameter to a password.
 func (n *node) configure(ctx context.Context, name string, password rotators.Secret) error {
-	return n.explain(ctx, curt(n.run(ctx, "CONFIG", "SET", name, password.Reveal())), "CONFIG SET "+name)
+	err := n.do(ctx, func() error { return accepted(n.conn.ConfigSet(ctx, name, password.Reveal())) })
+	return n.explain(ctx, curt(err), "CONFIG SET "+name)
 }
 
 // save has the server store its users, and its configuration where that holds
 // something of the user's.
 func (n *node) save(ctx context.Context) error {
 	if n.aclFile {
-		if err := n.run(ctx, "ACL", "SAVE"); err != nil {
+		save := redis.NewStatusCmd(ctx, "ACL", "SAVE")
+		if err := n.do(ctx, func() error { _ = n.conn.Process(ctx, save); return accepted(save) }); err != nil {
 			return n.explain(ctx, err, "ACL SAVE, without which the change would be lost at a restart,")
 		}
 		if !n.own() {
 			return nil
 		}
 	}
-	return n.explain(ctx, n.run(ctx, "CONFIG", "REWRITE"), "CONFIG REWRITE, without which the change would be lost at a restart,")
+	err := n.do(ctx, func() error { return accepted(n.conn.ConfigRewrite(ctx)) })
+	return n.explain(ctx, err, "CONFIG REWRITE, without which the change would be lost at a restart,")
 }
 
 // knownNodes is how many nodes a server's cluster has; 1 if it is in none.
@@ -169,19 +210,27 @@ func (n *node) knownNodes(ctx context.Context) (int, error) {
 	if n.info["cluster_enabled"] != "1" {
 		return 1, nil
 	}
-	answers, err := n.do(ctx, []string{"CLUSTER", "INFO"})
+	var text string
+	err := n.do(ctx, func() (err error) {
+		text, err = n.conn.ClusterInfo(ctx).Result()
+		return err
+	})
 	if err != nil {
 		return 0, n.explain(ctx, err, "CLUSTER INFO")
-	}
-	text, ok := answers[0].(string)
-	if !ok {
-		return 0, n.explain(ctx, errStrange, "CLUSTER INFO")
 	}
 	known := 1
 	for line := range strings.Lines(text) {
 		_, _ = fmt.Sscanf(line, "cluster_known_nodes:%d", &known)
 	}
 	return known, nil
+}
+
+// Close ends the login.
+func (n *node) Close() error {
+	_ = n.conn.Close()
+	err := n.client.Close()
+	_ = n.wire.Close() // which the driver may not have come to use
+	return err
 }
 
 // String says which server it is.

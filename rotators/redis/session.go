@@ -89,10 +89,11 @@ func (s *session) complete(ctx context.Context) error {
 
 // Close ends the session.
 func (s *session) Close(context.Context) error {
+	var errs []error
 	for _, n := range s.nodes {
-		n.close()
+		errs = append(errs, n.Close())
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // change is one SetPasswords under way.
