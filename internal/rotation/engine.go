@@ -262,7 +262,7 @@ func (w *work) create(ctx context.Context) error {
 			w.attempt.Note = fmt.Sprintf("readers get a value that the target refuses, so version %s is not retired before there is one that works", w.attempt.Tags.Retire)
 		case errors.Is(err, errNotProved), rotators.IsPermanent(err) && !errors.Is(err, errDoesNotWork):
 			// No retry would help, and a person who would is not waited for.
-			w.attempt.Note = w.mask.hide(fmt.Sprintf("version %s, whose grace this rotation cuts short, may still work, so withdraw its credential by hand: %v", w.attempt.Tags.Retire, err))
+			w.attempt.Note = w.mask.show(fmt.Sprintf("version %s, whose grace this rotation cuts short, may still work, so withdraw its credential by hand: %v", w.attempt.Tags.Retire, err))
 		case err != nil:
 			return fmt.Errorf("retiring version %s, whose grace this rotation cuts short: %w", w.attempt.Tags.Retire, err)
 		}

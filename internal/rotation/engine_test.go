@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/rekeyhq/rekey/internal/alarms"
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/internal/memstore"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
@@ -326,6 +327,8 @@ func TestTheMaskKnowsEveryPart(t *testing.T) {
 		{"the name of a key", `{"engine":"spy","password":"x","alg":"ES256","kid":"the-new-one","keys":"{\"keys\":[{\"alg\":\"HS512\",\"k\":\"AyM1SysPpbyD\"}]}"}`, second,
 			"the-new-one is for ES256, not HS512 as AyM1SysPpbyD", "the-new-one is for ES256, not HS512 as [redacted]"},
 		{"a short password before another", `{"engine":"spy","password":"=s"}`, second, "password=second-password.", "password=[redacted]."},
+		{"one that was escaped", `{"engine":"spy","password":"an\u001b escaped\u2028 \"one\""}`, second, bounded.Text("with an\x1b escaped\u2028 \"one\"."), "with [redacted]."},
+		{"one of several lines, escaped but for these", `{"engine":"spy","password":"two\n\u001blines"}`, second, "with two\n\x1blines.", "with [redacted]."},
 		{"a password in the mark of a masked one", `{"engine":"spy","password":"act"}`, second, "second-password", "[redacted]"},
 	} {
 		store := memstore.New(rotators.NewSecret(c.current), nil)
@@ -337,6 +340,39 @@ func TestTheMaskKnowsEveryPart(t *testing.T) {
 		err := e.Step(t.Context(), store, rotation.SetSecret, memstore.ID, token)
 		if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// What a rotator returns may be what a server said. It is fit for a terminal, as long as
+// a page and no longer, and whole where a value stood.
+func TestErrorsAreFitToBeShown(t *testing.T) {
+	for _, c := range []struct{ name, said, want string }{
+		{"what a terminal obeys", "\x1b]0;PWNED\x07\x1b[2J\r\u009b\u202e\xff", `\x1b]0;PWNED\a\x1b[2J\r\u009b\u202e\xff`},
+		{"several lines", "one\ntwo", "one\ntwo"},
+		{"without end", strings.Repeat("e", 1<<20), "eee [cut]"},
+		{"a value where it is cut", strings.Repeat("second-password", 1000), "[redacted][redacted] [cut]"},
+		{"NULs", strings.Repeat("\x00", 1<<20), ` [cut]`},
+		{"a value before the end", strings.Repeat("e", 1<<13-30) + "second-password" + strings.Repeat(" and more", 10), " [cut]"},
+		{"a value that lost its end where a rotator cut", bounded.Text(strings.Repeat("y", bounded.MaxText-9) + "second-password"), "y[redacted] [cut]"},
+		{"an escaped one that did", bounded.Text(strings.Repeat("y", bounded.MaxText-9) + "an\x1b escaped one"), "y[redacted] [cut]"},
+	} {
+		store := memstore.New(rotators.NewSecret(`{"engine":"spy","password":"an\u001b escaped one"}`), nil)
+		store.Begin(token)
+		if err := store.PutPending(t.Context(), &rotation.Attempt{Token: token}, rotators.NewSecret(second)); err != nil {
+			t.Fatal(err)
+		}
+		for how, set := range map[string]func(rotators.Rotation) error{
+			"error": func(rotators.Rotation) error { return errors.New(c.said) },
+			"panic": func(rotators.Rotation) error { panic(c.said) },
+		} {
+			err := engine(&spy{set: set}).Step(t.Context(), store, rotation.SetSecret, memstore.ID, token)
+			if err == nil || !strings.HasSuffix(err.Error(), c.want) || strings.Contains(err.Error(), "second-p") {
+				t.Errorf("%s, %s: %.300q, want it to end in %q", c.name, how, err, c.want)
+			}
+			if n := len(err.Error()); n > 9<<10 {
+				t.Errorf("%s, %s: the error is %d bytes long", c.name, how, n)
+			}
 		}
 	}
 }
@@ -1098,6 +1134,16 @@ func TestReadTags(t *testing.T) {
 	} {
 		if _, err := rotation.ReadTags(map[string]string{key: value}); err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), key) {
 			t.Errorf("%s=%s: %v", key, value, err)
+		}
+	}
+}
+
+// A length is memory, and its owner is a stranger to whoever pays for that.
+func TestPasswordLengthsAreLimited(t *testing.T) {
+	for text, allowed := range map[string]bool{"4096": true, "4097": false, "2000000000": false, "9223372036854775808": false} {
+		_, err := rotation.ReadTags(map[string]string{"rekey:password": "length=" + text})
+		if (err == nil) != allowed || err != nil && !strings.Contains(err.Error(), "from 1 to 4096") {
+			t.Errorf("length=%s: %v", text, err)
 		}
 	}
 }

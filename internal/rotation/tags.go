@@ -133,8 +133,8 @@ func parsePassword(text string) (p rotators.PasswordPolicy, err error) {
 	for key, value := range pairs {
 		switch key {
 		case "length":
-			if p.Length, err = strconv.Atoi(value); err != nil || p.Length < 1 {
-				return p, fmt.Errorf("length %q is no number of characters", value)
+			if p.Length, err = strconv.Atoi(value); err != nil || p.Length < 1 || p.Length > rotators.MaxPasswordLength {
+				return p, fmt.Errorf("length %q is no number of characters from 1 to %d", value, rotators.MaxPasswordLength)
 			}
 		case "alphabet":
 			if value != "alphanumeric" {

@@ -164,9 +164,15 @@ func (s *MySQLServer) Query(ctx context.Context, statement string) ([][]string, 
 	}
 }
 
-// Login logs in over the network and out again by a plain driver: what it proves
-// owes nothing to rekey's code. Where the server has TLS it is used, unverified.
+// Login logs in over the network and out again, as Run does.
 func (s *MySQLServer) Login(ctx context.Context, user, password string) error {
+	return s.Run(ctx, user, password)
+}
+
+// Run logs in over the network, runs statements, and logs out again, by a plain driver:
+// what it proves owes nothing to rekey's code. Where the server has TLS it is used,
+// unverified.
+func (s *MySQLServer) Run(ctx context.Context, user, password string, statements ...string) error {
 	cfg := s.config()
 	cfg.Net, cfg.Addr, cfg.User, cfg.Passwd = "tcp", net.JoinHostPort(s.Host, fmt.Sprint(s.Port)), user, password
 	cfg.TLSConfig, cfg.AllowFallbackToPlaintext = "preferred", true
@@ -174,7 +180,13 @@ func (s *MySQLServer) Login(ctx context.Context, user, password string) error {
 	if err != nil {
 		return err
 	}
-	return conn.Close()
+	defer conn.Close()
+	for _, sql := range statements {
+		if _, err := conn.(driver.ExecerContext).ExecContext(ctx, sql, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // MySQLRefused tells whether err is the server's own word that a password is
