@@ -19,7 +19,7 @@ import (
 // How long a step has, and how much later than that it may be over on a machine that
 // is busy. A login has a third of it.
 const (
-	stepTime = 3 * time.Second
+	stepTime = 6 * time.Second
 	late     = 2 * time.Second
 	// atOnce is how many servers are met at a time: most of that is waiting.
 	atOnce = 16

@@ -429,6 +429,9 @@ func (s *session) choose(ctx context.Context, user string, rows []row, accept []
 	if base == nil {
 		return nil, rotators.Permanent(fmt.Errorf("the user %q is the accounts %s, and no password that this secret holds tells which of them it is for: set the password of one by hand to the one in the secret, or drop the others", user, list(accountsOf(rows))))
 	}
+	if !s.holds(user, *base) {
+		return nil, fmt.Errorf("the account %s does not have the password that logged in as that user, so nothing was changed: rotate again, and if it stays so find out what answers logins in the server's place", base.account)
+	}
 	known := slices.Concat(p.passwords, s.set[user], accept)
 	var rights grants
 	var left []account
@@ -463,6 +466,15 @@ func (s *session) choose(ctx context.Context, user string, rows []row, accept []
 		slog.WarnContext(ctx, "accounts of the same user have another password or more rights, so they were left as they are", "changed", list(accountsOf(chosen)), "left", list(left))
 	}
 	return chosen, nil
+}
+
+// holds reports whether an account has a password that logged in as its user, or that
+// this session has set. Which account a login was of, the server said that took the
+// login; what an account has, the admin reads itself. It is true where no login was
+// needed, and of methods whose hashes are not known here.
+func (s *session) holds(user string, r row) bool {
+	p, proved := s.proofs[user]
+	return !proved || !r.settable() || slices.ContainsFunc(slices.Concat(p.passwords, s.set[user]), r.has)
 }
 
 func accountsOf(rows []row) (all []account) {

@@ -93,7 +93,7 @@ func (s *session) owns(ctx context.Context, twin string, bases, twins []row, pas
 			return explainChange(ctx, err, s.login)
 		}
 		hosts := slices.ContainsFunc(bases, func(b row) bool { return b.host == t.host })
-		proved := len(p.passwords) == 0 || p.account == t.host || slices.ContainsFunc(known, t.has)
+		proved := len(p.passwords) == 0 || !t.settable() && p.account == t.host || slices.ContainsFunc(known, t.has)
 		if !hosts || !proved {
 			strange = append(strange, t.account)
 		}
