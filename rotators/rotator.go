@@ -114,8 +114,8 @@ type Discarder interface {
 type Recognizer interface {
 	// Recognize returns nil if Create may have made Pending of Current, and else a
 	// permanent error that says what Create would not have made. It makes no outside
-	// call. It is asked where a value was stored before Create ran; such a value is
-	// then refused, unless the target accepts it already.
+	// call. It is asked before Set; what it does not recognize is then refused, unless the
+	// target accepts it already.
 	Recognize(r Rotation) error
 }
 

@@ -165,9 +165,6 @@ func (w *work) run(ctx context.Context, token string) error {
 	w.action = plan[w.attempt.State][w.step]
 	switch w.action {
 	case nothing:
-		if w.step == CreateSecret && w.attempt.State == Stored {
-			return w.recognize(ctx, pending)
-		}
 		return nil
 	case create:
 		return w.create(ctx)
@@ -299,14 +296,10 @@ func (w *work) create(ctx context.Context) error {
 	return nil
 }
 
-// recognize refuses a pending value that was there before createSecret and that no
-// createSecret has made. One that the target accepts already is finished: with a single
-// password it may be the only one that works.
-func (w *work) recognize(ctx context.Context, pending rotators.Secret) error {
-	current, r, err := w.subject(ctx)
-	if err != nil {
-		return err
-	}
+// recognize refuses a pending value that no createSecret has made: somebody stored it
+// before, or in the instant in which createSecret was about to. One that the target accepts
+// already is finished: with a single password it may be the only one that works.
+func (w *work) recognize(ctx context.Context, r rotators.Rotator, current, pending rotators.Secret) error {
 	own, ok := r.(rotators.Recognizer)
 	if !ok {
 		return nil
@@ -336,6 +329,9 @@ func (w *work) discardLost(ctx context.Context, r rotators.Rotator, current, los
 func (w *work) set(ctx context.Context, pending rotators.Secret) error {
 	current, r, err := w.subject(ctx)
 	if err != nil {
+		return err
+	}
+	if err := w.recognize(ctx, r, current, pending); err != nil {
 		return err
 	}
 	return r.Set(ctx, w.rotation(current, pending))

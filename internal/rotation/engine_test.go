@@ -481,8 +481,8 @@ func (*recognizer) Recognize(r rotators.Rotation) error {
 	return nil
 }
 
-// A pending value that somebody else stored before createSecret is refused, but for
-// one that the target accepts: it may be the only one that it accepts.
+// A pending value that somebody else stored is refused before it is set, but for one that
+// the target accepts: it may be the only one that it accepts.
 func TestAPendingValueOfSomebodyElse(t *testing.T) {
 	const foreign = `{"username":"app","password":"attacker1"}`
 	wrong := rotators.Refused(errors.New("wrong"))
@@ -492,8 +492,8 @@ func TestAPendingValueOfSomebodyElse(t *testing.T) {
 		want    string // in the error; "": none
 		calls   string
 	}{
-		{second, wrong, "", ""},
-		{foreign, nil, "", "Test the pending value"},
+		{second, wrong, "", "Set"},
+		{foreign, nil, "", "Test the pending value,Set"},
 		{foreign, wrong, "of another shape", "Test the pending value"},
 		{foreign, errors.New("no route"), "no route", "Test the pending value"},
 	} {
@@ -507,7 +507,7 @@ func TestAPendingValueOfSomebodyElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := &recognizer{spy{test: func(rotators.Rotation) error { return c.test }}}
-		err = engine(r).Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+		err = engine(r).Step(t.Context(), store, rotation.SetSecret, memstore.ID, token)
 		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || rotators.IsPermanent(err) != rotators.IsRefused(c.test) || rotators.IsRefused(err)) {
 			t.Errorf("%s, %v: %v", c.pending, c.test, err)
 		}

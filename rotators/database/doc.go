@@ -25,7 +25,13 @@ import (
 
 // Engine is what the strategies must know about a kind of database.
 type Engine struct {
-	Name     string // as errors write it: "PostgreSQL"
+	Name string // as errors write it: "PostgreSQL"
+	// Engines are what the field "engine" of a value, or the scheme of a URL up to a plus
+	// sign, calls this engine. A value that names another is not logged in with: one engine
+	// has a password proved, and another is sent it as it is, so that whoever can write
+	// that field could have passwords of others shown to somebody on the way. Empty: a
+	// value may name any.
+	Engines  []string
 	Port     int    // where it listens if the value has no port
 	Database string // what to log in to if the value has no dbname
 	MaxUser  int    // the longest user name, in bytes; a longer one is refused, never truncated

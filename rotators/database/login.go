@@ -17,12 +17,17 @@ import (
 // database by an identifier only has no Host yet. Its errors are permanent.
 func (e Engine) login(value rotators.Secret) (Login, error) {
 	fields := map[string]rotators.Secret{}
-	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "sslmode", "dbInstanceIdentifier", "dbClusterIdentifier", "nodes"} {
+	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "sslmode", "dbInstanceIdentifier", "dbClusterIdentifier", "nodes", "engine"} {
 		field, err := value.Field(name)
 		if err != nil {
 			return Login{}, err
 		}
 		fields[name] = field
+	}
+	// postgresql+asyncpg is how a library has URLs begin.
+	engine, _, _ := strings.Cut(strings.ToLower(fields["engine"].Reveal()), "+")
+	if len(e.Engines) > 0 && engine != "" && !slices.Contains(e.Engines, engine) {
+		return Login{}, rotators.Permanent(fmt.Errorf("the field \"engine\" names another engine than %s, so its password is not used there: correct it to %s, or the tag rekey:rotator", e.Name, e.Engines[0]))
 	}
 	// A slash is in no identifier.
 	id := fields["dbInstanceIdentifier"].Reveal() + "/" + fields["dbClusterIdentifier"].Reveal()
@@ -57,7 +62,7 @@ func (e Engine) login(value rotators.Secret) (Login, error) {
 		l.Port = int(n)
 	}
 	if len(l.User) > e.MaxUser {
-		return Login{}, rotators.Permanent(fmt.Errorf("the user name %q is %d bytes long, and %s has none longer than %d: correct the field \"username\"", l.User, len(l.User), e.Name, e.MaxUser))
+		return Login{}, rotators.Permanent(fmt.Errorf("the user name in the field \"username\" is %d bytes long, and %s has none longer than %d: correct it", len(l.User), e.Name, e.MaxUser))
 	}
 	if name := fields["dbname"]; !name.IsZero() {
 		l.Database = name.Reveal()
@@ -87,7 +92,7 @@ func (l Login) readNodes(text string) (string, error) {
 	own := net.JoinHostPort(strings.ToLower(l.Host), strconv.Itoa(l.Port))
 	var nodes []string
 	for _, entry := range list {
-		host, port := strings.ToLower(strings.TrimSpace(entry)), strconv.Itoa(l.Port)
+		host, port := strings.TrimSpace(entry), strconv.Itoa(l.Port)
 		if h, p, err := net.SplitHostPort(host); err == nil {
 			host, port = h, p
 		}
@@ -95,7 +100,7 @@ func (l Login) readNodes(text string) (string, error) {
 		if host == "" || !isHost(host) || err != nil || n == 0 {
 			return "", rotators.Permanent(errors.New("the field \"nodes\" must list host names or IP addresses, each with :port or without, as a JSON array or with commas between"))
 		}
-		if node := net.JoinHostPort(host, port); node != own {
+		if node := net.JoinHostPort(strings.ToLower(host), port); node != own {
 			nodes = append(nodes, node)
 		}
 	}
@@ -134,13 +139,17 @@ func (l Login) nodesOf(other Login) string {
 	return strings.Join(shared, ",")
 }
 
-// isHost tells whether host is one host name or IP address: no list, no
-// address with a port, no path of a socket.
+// isHost reports whether host is one host name or IP address: no list, no address with a
+// port, no path of a socket. A name has letters, digits, hyphens and underscores of ASCII
+// only, as names in DNS have: what else looks alike, or is alike but for its case, leads
+// elsewhere or nowhere.
 func isHost(host string) bool {
-	if _, err := netip.ParseAddr(host); err == nil {
-		return true
+	if address, err := netip.ParseAddr(host); err == nil {
+		return address.Zone() == ""
 	}
-	return !strings.ContainsAny(host, ":/\\,@[] \t\r\n\x00")
+	return !strings.ContainsFunc(host, func(c rune) bool {
+		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.')
+	})
 }
 
 // entrusts reports whether a password of this login may be sent where another login

@@ -67,6 +67,7 @@ func New(_ aws.Config, o *Options) rotators.Rotator { return database.New(engine
 func engine(o *Options) database.Engine {
 	return database.Engine{
 		Name:     "Redis",
+		Engines:  []string{"redis", "rediss", "valkey", "valkeys"}, // the schemes with an s are for TLS
 		Port:     6379,
 		MaxUser:  512, // Redis has no limit; longer names are mistakes
 		Length:   32,
