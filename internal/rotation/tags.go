@@ -33,6 +33,8 @@ type Tags struct {
 	// RetireAt is when its grace is over; zero: it is. It is written with the order,
 	// because who looks for orders does not know the rotators and their graces.
 	RetireAt time.Time
+	// Retired names the version that was retired last; "" for none.
+	Retired string
 }
 
 // ReadTags decodes tags. Tags outside rekey's prefix are not rekey's business;
@@ -91,7 +93,9 @@ func (t *Tags) read(name, value string) (err error) {
 				return fmt.Errorf("%q is no time: write the version only, to have it retired at once, or put back what rekey wrote", at)
 			}
 		}
-	case "retired", "admin-for", "every", "window", "seal", "stage", "paused":
+	case "retired":
+		t.Retired = value
+	case "admin-for", "every", "window", "seal", "stage", "paused":
 		// Known, and read by others: the planner, the next retirement, the
 		// secrets that name this one as their admin.
 	default:
