@@ -71,6 +71,9 @@ type keyed struct {
 const (
 	keyName = "/shop/key"
 	keyUser = "app"
+	// runIsOver is after how long no run can be alive any more that began before: the
+	// longest that Lambda lets one be, and a minute.
+	runIsOver = 16 * time.Minute
 )
 
 func newKeyed(t *testing.T, service string, delays localaws.IAMDelays) *keyed {
@@ -532,8 +535,11 @@ func TestCrashSweepOfAnIAMKey(t *testing.T) {
 					whole = k
 				}
 				return rotatortest.Scenario{
-					Run:     func(ctx context.Context) error { return k.all(ctx, w) },
-					Crashed: k.serves,
+					Run: func(ctx context.Context) error { return k.all(ctx, w) },
+					Crashed: func(ctx context.Context) error {
+						k.pass(runIsOver)
+						return k.serves(ctx)
+					},
 					Recovered: func(ctx context.Context) error {
 						if k.full > 0 {
 							return errors.New("rekey asked for a third key")
@@ -588,6 +594,7 @@ func TestCrashSweepOfAnIAMKeyAndAnotherPerson(t *testing.T) {
 				if theirs, err = k.theirs(ctx); theirs != "" {
 					made++
 				}
+				k.pass(runIsOver)
 				return err
 			},
 			Recovered: func(ctx context.Context) error {
@@ -618,7 +625,8 @@ func TestCrashSweepOfAnIAMKeyAndAnotherPerson(t *testing.T) {
 
 // What is written to IAM is known everywhere only after 12 seconds: at first to nobody,
 // then to some. The rotation is tried again meanwhile, and then every half minute. It
-// fails until IAM shows what it did, and never for good.
+// fails until IAM shows what it did, or until the run that died cannot be alive any more,
+// and never for good.
 func TestCrashSweepOfAnIAMKeyWhileIAMIsLate(t *testing.T) {
 	for _, after := range []time.Duration{4 * time.Second, 8 * time.Second} {
 		points := rotatortest.Sweep(t, func(t *testing.T, w *rotatortest.Wire) rotatortest.Scenario {
@@ -626,11 +634,11 @@ func TestCrashSweepOfAnIAMKeyWhileIAMIsLate(t *testing.T) {
 			return rotatortest.Scenario{
 				Run: func(ctx context.Context) (err error) {
 					k.died = false
-					for range 3 {
+					for _, rest := range []time.Duration{30 * time.Second, 30 * time.Second, runIsOver, 30 * time.Second, 0} {
 						if err = k.all(ctx, w); err == nil || k.died {
 							break
 						}
-						k.pass(30 * time.Second)
+						k.pass(rest)
 					}
 					return err
 				},

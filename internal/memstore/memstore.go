@@ -74,6 +74,14 @@ func (s *Store) Put(name string, value rotators.Secret) {
 	s.promoted[name] = true
 }
 
+// Labelled returns the value that an owner's own label is on.
+func (s *Store) Labelled(label string) (value rotators.Secret, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name, ok := s.labels[label]
+	return s.find(name), ok
+}
+
 // Revert makes the first version current again by hand.
 func (s *Store) Revert() {
 	s.mu.Lock()

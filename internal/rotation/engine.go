@@ -325,8 +325,11 @@ var errChanged = errors.New("another run or a person has changed the secret sinc
 // unchanged loads the attempt again. Its error says that the attempt is not what it was:
 // it wraps ErrStored if that is because the value to create is there by now.
 func (w *work) unchanged(ctx context.Context) (now *Attempt, err error) {
-	was := w.attempt
-	if now, err = w.store.Load(ctx, w.id, was.Token); err != nil {
+	was, token := w.attempt, w.attempt.Token
+	if w.step == RetireStep {
+		token = "" // it belongs to no attempt
+	}
+	if now, err = w.store.Load(ctx, w.id, token); err != nil {
 		return nil, err
 	}
 	if was.State == Reserved && now.State == Stored {
@@ -338,12 +341,16 @@ func (w *work) unchanged(ctx context.Context) (now *Attempt, err error) {
 			now.State = Reserved
 		}
 	}
+	changed := now.Current != was.Current || now.State != was.State
 	switch {
 	case was.State == Reserved && (now.State == Stored || now.State == Current):
 		return nil, fmt.Errorf("%w: %w", errChanged, ErrStored)
-	case now.Current != was.Current:
-		return nil, errChanged
-	case now.State != was.State && was.Token != was.Current: // else promotion has changed it
+	case w.step == RetireStep:
+		changed = now.Current != was.Current || now.Tags.Retire != was.Tags.Retire
+	case was.Current == was.Token: // by this step
+		changed = now.State != Current
+	}
+	if changed {
 		return nil, errChanged
 	}
 	return now, nil

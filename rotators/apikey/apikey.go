@@ -386,7 +386,7 @@ func (x *rotator) mint(ctx context.Context, a account, r rotators.Rotation, revo
 	}
 }
 
-// maxLeftovers is how many values of abandoned attempts are looked at.
+// maxLeftovers is how many keys of versions without a label are looked at.
 const maxLeftovers = 5
 
 // mintInPlace mints once a key has made room that the secret recorded and that readers
@@ -432,11 +432,18 @@ func (a account) makeRoom(ctx context.Context, r rotators.Rotation, id string) (
 // id into it, and only a key that works proves whose it is.
 func (a account) older(ctx context.Context, r rotators.Rotation) (live []string, revoked bool, err error) {
 	var values []rotators.Secret
+	seen := []string{a.current}
+	add := func(v rotators.Secret) {
+		// A value without an id was not made here.
+		if id, err := a.ID(v); err == nil && !slices.Contains(seen, id) {
+			values, seen = append(values, v), append(seen, id)
+		}
+	}
 	for v, err := range r.Leftovers(ctx) {
 		if err != nil {
 			return nil, false, err
 		}
-		if values = append(values, v); len(values) == maxLeftovers {
+		if add(v); len(values) == maxLeftovers {
 			break
 		}
 	}
@@ -444,11 +451,9 @@ func (a account) older(ctx context.Context, r rotators.Rotation) (live []string,
 	if err != nil {
 		return nil, false, err
 	}
-	for _, v := range append(values, previous) {
-		id, err := a.ID(v)
-		if err != nil || id == a.current || slices.Contains(live, id) {
-			continue // a value without an id was not made here
-		}
+	add(previous)
+	for i, v := range values {
+		id := seen[i+1]
 		switch err := a.Verify(ctx, v); {
 		case err == nil:
 			live = append(live, id)
