@@ -404,9 +404,11 @@ func idIn(value string) string {
 }
 
 // keys are those of the user, by id, with their status.
-func (k *keyed) keys(ctx context.Context) (map[string]string, error) {
+func (k *keyed) keys(ctx context.Context) (map[string]string, error) { return k.keysOf(ctx, keyUser) }
+
+func (k *keyed) keysOf(ctx context.Context, user string) (map[string]string, error) {
 	keys := map[string]string{}
-	for pages := iam.NewListAccessKeysPaginator(iam.NewFromConfig(k.person), &iam.ListAccessKeysInput{UserName: aws.String(keyUser)}); pages.HasMorePages(); {
+	for pages := iam.NewListAccessKeysPaginator(iam.NewFromConfig(k.person), &iam.ListAccessKeysInput{UserName: &user}); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
 			return nil, err

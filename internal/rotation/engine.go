@@ -263,12 +263,17 @@ func (w *work) create(ctx context.Context) error {
 			return fmt.Errorf("retiring version %s, whose grace this rotation cuts short: %w", w.attempt.Tags.Retire, err)
 		}
 		if mints {
-			// A retirement takes long enough for another run to store its value.
-			if _, err := w.unchanged(ctx); errors.Is(err, ErrStored) {
+			// A retirement takes long enough for another run to store its value. What it
+			// was of is not the previous version any more, if it ever was.
+			now, err := w.unchanged(ctx)
+			if errors.Is(err, ErrStored) {
 				return nil
-			} else if err != nil {
+			}
+			if err != nil {
 				return err
 			}
+			now.Note = w.attempt.Note
+			w.attempt = now
 		}
 	}
 	value, err := r.Create(ctx, w.rotation(current, rotators.Secret{}))

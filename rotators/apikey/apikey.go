@@ -163,17 +163,30 @@ func (c *Clock) Wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Await calls check until it returns no error that is Refused, as an issuer may while it
-// settles, and for as long as that takes. It returns the last error.
+// Await returns check's error, unless that is Refused, as of a key that was made a moment
+// ago: then it calls check until there was no refusal for as long as the issuer takes to
+// settle, and gives up if there still is one when it must have settled.
 func (c *Clock) Await(ctx context.Context, settling time.Duration, check func() error) error {
-	for start := c.Time(); ; {
-		err := check()
-		if !rotators.IsRefused(err) || c.Time().Sub(start) >= settling {
-			return err
-		}
+	err := check()
+	if !rotators.IsRefused(err) {
+		return err
+	}
+	start := c.Time()
+	for refused := start; ; { // last
 		if pauseErr := c.Wait(ctx, settling/looks); pauseErr != nil {
 			return errors.Join(err, pauseErr)
 		}
+		err = check()
+		now := c.Time()
+		switch {
+		case err == nil && now.Sub(refused) >= settling:
+			return nil
+		case err == nil:
+			continue
+		case !rotators.IsRefused(err) || now.Sub(start) >= settling:
+			return err
+		}
+		refused = now
 	}
 }
 
