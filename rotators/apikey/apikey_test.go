@@ -443,6 +443,129 @@ func TestDiscardKeepsWhatReadersGet(t *testing.T) {
 	lives(t, v, "key-1 key-2")
 }
 
+// Each stray is judged right before its revocation: by what the secret holds then, and by
+// whether the run of this attempt that minted it may be about to store it. Set knows what
+// was stored.
+func TestAStrayIsJudgedRightBeforeItIsRevoked(t *testing.T) {
+	v := startVendor(t)
+	current := v.add("shop", "by hand")
+	stays := map[string]rotators.Use{}
+	for _, use := range []rotators.Use{rotators.Former, rotators.InUse} {
+		stays[v.add("shop", apikey.Name(secret, "another attempt", v.time())).id] = use
+	}
+	v.add("shop", apikey.Name(secret, "another attempt", v.time().Add(time.Hour))) // key-4: nobody goes on with that attempt
+	v.add("shop", apikey.Name(secret, token, v.time()))                            // key-5: its run is over
+	v.add("shop", apikey.Name(secret, token, v.time().Add(time.Second)))           // key-6: its run is not
+	r := rotation(current)
+	var asked []string
+	r.Use = func(_ context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+		if len(v.calls) == 0 || v.calls[len(v.calls)-1] == "POST /keys" {
+			t.Errorf("it is asked after %v", v.calls)
+		}
+		for _, k := range v.keys {
+			if holds(k.value()) {
+				asked = append(asked, k.id)
+				return stays[k.id], nil
+			}
+		}
+		return rotators.Unused, nil
+	}
+	pending, err := v.rotator(nil).Create(t.Context(), r)
+	wants(t, err, "")
+	lives(t, v, "key-1 key-2 key-3 key-6 key-7")
+	if !slices.Equal(asked, []string{"key-2", "key-3", "key-4", "key-5"}) {
+		t.Errorf("asked about %v", asked)
+	}
+	r.Pending = pending
+	wants(t, v.rotator(nil).Set(t.Context(), r), "")
+	lives(t, v, "key-1 key-2 key-3 key-7")
+}
+
+// The secret is not what it was when the step began. Nothing is revoked or minted, and
+// the error is the engine's.
+func TestNothingIsRevokedOnceTheAttemptHasChanged(t *testing.T) {
+	changed := errors.New("the attempt has changed")
+	for name, limit := range map[string]int{"a stray": 0, "an older key that would make room": 2} {
+		t.Run(name, func(t *testing.T) {
+			v := startVendor(t)
+			r := rotation(v.add("shop", "by hand"), v.add("shop", "by hand"))
+			if v.limit = limit; limit == 0 {
+				v.add("shop", apikey.Name(secret, "another attempt", v.time()))
+			}
+			r.Use = func(context.Context, func(rotators.Secret) bool) (rotators.Use, error) { return 0, changed }
+			before := v.live("shop")
+			x := v.rotator(nil)
+			_, err := x.Create(t.Context(), r)
+			if !errors.Is(err, changed) {
+				t.Errorf("got %v", err)
+			}
+			if err := x.(rotators.Retirer).Retire(t.Context(), r); !errors.Is(err, changed) {
+				t.Errorf("Retire: got %v", err)
+			}
+			r.Pending = v.add("shop", "pending").value()
+			if err := x.(rotators.Discarder).Discard(t.Context(), r); !errors.Is(err, changed) {
+				t.Errorf("Discard: got %v", err)
+			}
+			lives(t, v, before+" "+v.keys[len(v.keys)-1].id)
+		})
+	}
+}
+
+// A key in use makes no room, even if the previous version holds it, too.
+func TestAKeyInUseMakesNoRoom(t *testing.T) {
+	v := startVendor(t)
+	r := rotation(v.add("shop", "by hand"), v.add("shop", "by hand"), v.add("shop", "by hand"))
+	v.limit = 3
+	r.Use = func(_ context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+		if holds(v.keys[2].value()) { // by the owner's own label
+			return rotators.InUse, nil
+		}
+		return rotators.Former, nil
+	}
+	_, err := v.rotator(nil).Create(t.Context(), r)
+	wants(t, err, "")
+	lives(t, v, "key-1 key-3 key-4")
+}
+
+// A version by hand names the key and could hold no other: it holds the key all the same.
+func TestAValueThatNamesAKeyHoldsIt(t *testing.T) {
+	for text, kept := range map[string]bool{
+		`{"apiKeyId": "key-2", "apiKey": "the-secret-of-2", "url": "u?key=the-secret-of-2"}`: true,
+		`https://key-2:the-secret-of-2@acme.example/`:                                        true,
+		`key-2`: true,
+		`{"apiKeyId": "key-1", "apiKey": "the-secret-of-1", "note": "once key-2"}`: false,
+		`{"apiKeyId": "key-22"}`: false,
+		`monkey-2`:               false,
+	} {
+		v := startVendor(t)
+		r := rotation(v.add("shop", "by hand"))
+		v.add("shop", apikey.Name(secret, "another attempt", v.time()))
+		r.Use = func(_ context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+			if holds(rotators.NewSecret(text)) {
+				return rotators.Former, nil
+			}
+			return rotators.Unused, nil
+		}
+		_, err := v.rotator(nil).Create(t.Context(), r)
+		wants(t, err, "")
+		if got := strings.Contains(v.live("shop"), "key-2"); got != kept {
+			t.Errorf("%s: the key stays: %t", text, got)
+		}
+	}
+}
+
+// The key that readers get was made a moment ago, and is refused until it has settled.
+func TestCreateWaitsUntilTheCurrentKeyHasSettled(t *testing.T) {
+	v := startVendor(t)
+	current := v.add("shop", "by hand")
+	current.changed = v.time()
+	value, err := v.rotator(nil).Create(t.Context(), rotation(current))
+	wants(t, err, "")
+	if !v.holds(value) || v.waited < settling || v.waited > 3*settling {
+		t.Errorf("after %v", v.waited)
+	}
+}
+
 // Set ends when the key has worked for the whole settling time, however it flaps.
 func TestSetWaitsUntilTheKeyHasSettled(t *testing.T) {
 	v := startVendor(t)
