@@ -51,6 +51,7 @@ type keyed struct {
 	service  string                   // "secretsmanager" or "ssm"
 	arn      string                   // of the secret or parameter
 	order    []byte                   // of the parameter's rotation
+	vendor   *vendor                  // of keys with names; nil: none
 	first    string                   // the value
 	previous string                   // the value that the rotation is to replace
 	over     bool                     // whether its grace is
@@ -274,7 +275,11 @@ func operationOf(r *http.Request) (string, error) {
 // process is one process of both functions that ship, but for its way out.
 func (k *keyed) process(w http.RoundTripper) (secrets, worker lambda.Handler) {
 	cfg := k.config(&named{RoundTripper: w, k: k}, k.rekeys)
-	registry := rotators.Registry{"iam-key": iamkey.New(cfg, &apikey.Clock{Now: k.time, Pause: k.pause})}
+	clock := &apikey.Clock{Now: k.time, Pause: k.pause}
+	registry := rotators.Registry{"iam-key": iamkey.New(cfg, clock)}
+	if k.vendor != nil {
+		registry["acme"] = k.vendor.rotator(clock)
+	}
 	return functions.SecretRotator(cfg, registry), functions.ParameterRotator(cfg, registry)
 }
 
