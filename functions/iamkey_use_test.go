@@ -402,7 +402,7 @@ func TestTwoCreatesOfAnIAMKey(t *testing.T) {
 		<-h.stopped
 		for range 2 {
 			err := k.create(ctx, http.DefaultTransport, token)
-			if err == nil || rotators.IsPermanent(err) || !strings.Contains(err.Error(), "which another run of this step has minted and may be about to store") {
+			if err == nil || rotators.IsPermanent(err) || !strings.Contains(err.Error(), "which another run has minted and may be about to store") {
 				t.Errorf("the other one: %v", err)
 			}
 		}

@@ -309,8 +309,7 @@ func (x *rotator) issue(ctx context.Context, a account, r rotators.Rotation, wor
 	return value, nil
 }
 
-// busy returns an error if another run of this attempt has minted a key and may be about
-// to store it. That one takes up the room, and no older key makes any then.
+// busy returns an error if another run has minted a key and may be about to store it. That one takes up the room, and no older key makes any then.
 func (x *rotator) busy(ctx context.Context, a account, r rotators.Rotation) error {
 	strays, err := a.Strays(ctx, a.current, a.previous)
 	if err != nil {
@@ -318,15 +317,16 @@ func (x *rotator) busy(ctx context.Context, a account, r rotators.Rotation) erro
 	}
 	for _, s := range strays {
 		if x.alive(r, s) {
-			return fmt.Errorf("no key was minted and none revoked: there is no room for another key beside %s, which another run of this step has minted and may be about to store; if it did not, a try after %s makes room", s.ID, over(s.Name).UTC().Format(time.RFC3339))
+			return fmt.Errorf("no key was minted and none revoked: there is no room for another key beside %s, which another run has minted and may be about to store; if it does not, a try after %s makes room", s.ID, over(s.Name).UTC().Format(time.RFC3339))
 		}
 	}
 	return nil
 }
 
-// alive tells whether the run of this attempt that minted a key may still store it.
+// alive tells whether the run that minted a key for this secret may still store it. That
+// it is of an attempt that was given up makes no difference to it.
 func (x *rotator) alive(r rotators.Rotation, s Stray) bool {
-	return SameAttempt(s.Name, Name(r.ID, r.Token, time.Time{})) && x.clock.Time().Before(over(s.Name))
+	return named(r.ID, s.Name) && x.clock.Time().Before(over(s.Name))
 }
 
 // store returns the value with the key in it.
@@ -598,7 +598,7 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 var errStillWorks = errors.New("it was revoked and still works")
 
 // sweep revokes the strays, and tells whether there were any. While there is no pending
-// value, a key of this attempt may be stored yet by the run that minted it.
+// value, a key may be stored yet by the run that minted it.
 func (x *rotator) sweep(ctx context.Context, a account, r rotators.Rotation, keep ...string) (swept bool, err error) {
 	strays, err := a.Strays(ctx, keep...)
 	if err != nil {

@@ -444,7 +444,7 @@ func TestDiscardKeepsWhatReadersGet(t *testing.T) {
 }
 
 // Each stray is judged right before its revocation: by what the secret holds then, and by
-// whether the run of this attempt that minted it may be about to store it. Set knows what
+// whether the run that minted it may be about to store it. Set knows what
 // was stored.
 func TestAStrayIsJudgedRightBeforeItIsRevoked(t *testing.T) {
 	v := startVendor(t)
@@ -453,9 +453,9 @@ func TestAStrayIsJudgedRightBeforeItIsRevoked(t *testing.T) {
 	for _, use := range []rotators.Use{rotators.Former, rotators.InUse} {
 		stays[v.add("shop", apikey.Name(secret, "another attempt", v.time())).id] = use
 	}
-	v.add("shop", apikey.Name(secret, "another attempt", v.time().Add(time.Hour))) // key-4: nobody goes on with that attempt
-	v.add("shop", apikey.Name(secret, token, v.time()))                            // key-5: its run is over
-	v.add("shop", apikey.Name(secret, token, v.time().Add(time.Second)))           // key-6: its run is not
+	v.add("shop", apikey.Name(secret, "another attempt", v.time()))      // key-4: its run is over
+	v.add("shop", apikey.Name(secret, token, v.time()))                  // key-5: its run is over
+	v.add("shop", apikey.Name(secret, token, v.time().Add(time.Second))) // key-6: its run is not
 	r := rotation(current)
 	var asked []string
 	r.Use = func(_ context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {

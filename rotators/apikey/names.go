@@ -52,10 +52,11 @@ func digest(text string) string {
 }
 
 // The longest that an invocation of a Lambda function takes, by Lambda's limit, and how
-// long after its end something it sent may still be carried out.
+// long after its end what it sent may still be carried out, or not be seen yet: IAM, the
+// slowest that is known, takes as long to show a change.
 const (
 	longest = 15 * time.Minute
-	late    = 10 * time.Second
+	late    = 15 * time.Second
 )
 
 // name is that of a key which this run is about to mint.
