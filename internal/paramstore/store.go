@@ -39,6 +39,7 @@ type Store struct {
 	connection string            // of siblings, read once
 	waited     bool              // for the promotion's write
 	seen       seen
+	versions   map[string]rotators.Secret // that were read, by number
 }
 
 // Limiter is waited for before every call that counts as one of Parameter
@@ -257,7 +258,7 @@ func (s *Store) previous(ctx context.Context, a *rotation.Attempt) error {
 }
 
 // Held implements rotation.Store. It costs one or two GetParameterHistory, which count as
-// writes, for the labels, and one GetParameter for each version.
+// writes, for the labels, and one GetParameter for each version that was not read before.
 func (s *Store) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotation.Held, error] {
 	return func(yield func(rotation.Held, error) bool) {
 		if !yield(rotation.Held{Value: s.seen.current, Use: rotators.InUse}, nil) {
@@ -279,7 +280,10 @@ func (s *Store) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotatio
 			}
 		}
 		for version, use := range uses {
-			value, err := s.version(ctx, version)
+			value, err := s.versions[version], error(nil)
+			if value.IsZero() {
+				value, err = s.version(ctx, version)
+			}
 			if err == nil && value.IsZero() {
 				continue
 			}
@@ -342,7 +346,12 @@ func (s *Store) version(ctx context.Context, version string) (rotators.Secret, e
 	if version == "" {
 		return rotators.Secret{}, nil
 	}
-	return s.read(ctx, s.parameter.Name+":"+version)
+	value, err := s.read(ctx, s.parameter.Name+":"+version)
+	if s.versions == nil {
+		s.versions = map[string]rotators.Secret{}
+	}
+	s.versions[version] = value
+	return value, err
 }
 
 // read returns the zero Secret for what is not there.
