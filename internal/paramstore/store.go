@@ -40,6 +40,7 @@ type Store struct {
 	connection string            // of siblings, read once
 	waited     bool              // for the promotion's write
 	seen       seen
+	versions   map[string]rotators.Secret // that were read, by number
 }
 
 // Limiter is waited for before every call that counts as one of Parameter
@@ -303,10 +304,74 @@ func (s *Store) previous(ctx context.Context, a *rotation.Attempt) error {
 			a.Tags.Retire = ""
 		}
 	}
-	if a.Previous = a.Tags.Retire; a.Previous == "" && s.seen.version > 1 {
-		a.Previous = strconv.FormatInt(s.seen.version-1, 10)
+	if s.seen.version > 1 {
+		a.Former = strconv.FormatInt(s.seen.version-1, 10)
+	}
+	if a.Previous = a.Tags.Retire; a.Previous == "" {
+		a.Previous = a.Former
 	}
 	return nil
+}
+
+// Held implements rotation.Store. It costs one or two GetParameterHistory, which count as
+// writes, for the labels, and one GetParameter for each version that was not read before.
+func (s *Store) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotation.Held, error] {
+	return func(yield func(rotation.Held, error) bool) {
+		if !yield(rotation.Held{Value: s.seen.current, Use: rotators.InUse}, nil) {
+			return
+		}
+		uses := map[string]rotators.Use{}
+		for version, err := range s.history(ctx, 50) { // the most there are on a page
+			if err != nil {
+				yield(rotation.Held{}, err)
+				return
+			}
+			if len(version.Labels) > 0 && version.Version != s.seen.version {
+				uses[strconv.FormatInt(version.Version, 10)] = rotators.InUse
+			}
+		}
+		for _, version := range []string{a.Former, a.Tags.Retire} {
+			if version != "" && (version == a.Tags.Retire || uses[version] == rotators.Unused) {
+				uses[version] = rotators.Former
+			}
+		}
+		for version, use := range uses {
+			value, err := s.versions[version], error(nil)
+			if value.IsZero() {
+				value, err = s.version(ctx, version)
+			}
+			if err == nil && value.IsZero() {
+				continue
+			}
+			if !yield(rotation.Held{Value: value, Use: use}, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// history yields what is known of the parameter's versions but their values, the oldest
+// first unless AWS changes the order, with so many to a page.
+func (s *Store) history(ctx context.Context, page int32) iter.Seq2[types.ParameterHistory, error] {
+	return func(yield func(types.ParameterHistory, error) bool) {
+		pages := ssm.NewGetParameterHistoryPaginator(s.client, &ssm.GetParameterHistoryInput{Name: &s.parameter.Name, MaxResults: &page})
+		for pages.HasMorePages() {
+			if err := s.writes.Wait(ctx); err != nil {
+				yield(types.ParameterHistory{}, err)
+				return
+			}
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(types.ParameterHistory{}, fmt.Errorf("looking for labels of the parameter's versions: %w", err))
+				return
+			}
+			for _, version := range page.Parameters {
+				if !yield(version, nil) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Begun tells whether Load saw a record of this order.
@@ -337,7 +402,12 @@ func (s *Store) version(ctx context.Context, version string) (rotators.Secret, e
 	if version == "" {
 		return rotators.Secret{}, nil
 	}
-	return s.read(ctx, s.parameter.Name+":"+version)
+	value, err := s.read(ctx, s.parameter.Name+":"+version)
+	if s.versions == nil {
+		s.versions = map[string]rotators.Secret{}
+	}
+	s.versions[version] = value
+	return value, err
 }
 
 // read returns the zero Secret for what is not there.
@@ -353,9 +423,6 @@ func (s *Store) read(ctx context.Context, name string) (rotators.Secret, error) 
 	}
 	return rotators.NewSecret(aws.ToString(out.Parameter.Value)), nil
 }
-
-// older is how many versions before the previous one are yielded as leftovers.
-const older = 10
 
 // Leftovers implements rotation.Store: the records of attempts that were never
 // finished, the newest first, and then the versions before the previous
@@ -379,7 +446,7 @@ func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[ro
 				return
 			}
 		}
-		for version := s.seen.version - 2; version >= max(1, s.seen.version-1-older); version-- {
+		for version := s.seen.version - 2; version >= max(1, s.seen.version-versionsKept); version-- {
 			value, err := s.version(ctx, strconv.FormatInt(version, 10))
 			if err == nil && value.IsZero() {
 				return // dropped, and so are those before it
@@ -534,25 +601,17 @@ func (s *Store) roomForVersion(ctx context.Context) error {
 	if oldest < 1 {
 		return nil
 	}
-	// The oldest comes first, so this is one call unless AWS changes the order.
-	pages := ssm.NewGetParameterHistoryPaginator(s.client, &ssm.GetParameterHistoryInput{Name: &p.Name, MaxResults: aws.Int32(1)})
-	for pages.HasMorePages() {
-		if err := s.writes.Wait(ctx); err != nil {
+	for version, err := range s.history(ctx, 1) { // the oldest comes first, so this is one call
+		if err != nil {
 			return err
 		}
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return fmt.Errorf("looking for labels that keep the oldest version: %w", err)
+		if version.Version != oldest {
+			continue
 		}
-		for _, version := range page.Parameters {
-			if version.Version != oldest {
-				continue
-			}
-			if len(version.Labels) > 0 {
-				return rotators.Permanent(fmt.Errorf("the parameter has %d versions, and the oldest, version %d, cannot make room for the next because of its label %s: take that off with unlabel-parameter-version, or move it to a newer version", versionsKept, oldest, strings.Join(version.Labels, ", ")))
-			}
-			return nil
+		if len(version.Labels) > 0 {
+			return rotators.Permanent(fmt.Errorf("the parameter has %d versions, and the oldest, version %d, cannot make room for the next because of its label %s: take that off with unlabel-parameter-version, or move it to a newer version", versionsKept, oldest, strings.Join(version.Labels, ", ")))
 		}
+		return nil
 	}
 	return nil
 }
@@ -594,7 +653,7 @@ const (
 // Policies are not sent: AWS keeps them "until you send new policies".
 func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	if a.Tags.Retire != "" {
-		if err := s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder()); err != nil {
+		if err := s.Order(ctx, a); err != nil {
 			return err
 		}
 	}
@@ -689,6 +748,27 @@ func (s *Store) Discard(ctx context.Context, _ *rotation.Attempt) error {
 		}
 	}
 	return nil
+}
+
+// Promoted implements rotation.Driven. It reads the versions since the base, of which
+// there is one as a rule.
+func (s *Store) Promoted(ctx context.Context, _ *rotation.Attempt) (string, error) {
+	for v := s.seen.version - 1; v > max(s.parameter.Base, s.seen.version-versionsKept); v-- {
+		name := strconv.FormatInt(v, 10)
+		value, err := s.version(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		if value.Equal(s.seen.pending) {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// Order implements rotation.Driven.
+func (s *Store) Order(ctx context.Context, a *rotation.Attempt) error {
+	return s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder())
 }
 
 // Retired implements rotation.Store. The record is written before the order is

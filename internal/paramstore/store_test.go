@@ -78,9 +78,15 @@ func fixture(t *testing.T, client *ssm.Client) storetest.Fixture {
 	p := described(t, client)
 	return storetest.Fixture{
 		Store: paramstore.New(client, p, unlimited()), ID: p.ARN, First: rotators.NewSecret("the first value"),
-		Begin:   p.Token,
-		Put:     func(v rotators.Secret) { put(t, client, v.Reveal()) },
-		Revert:  func() { put(t, client, "the first value") },
+		Begin:  p.Token,
+		Put:    func(v rotators.Secret) { put(t, client, v.Reveal()) },
+		Revert: func() { put(t, client, "the first value") },
+		Label: func(label string) {
+			_, err := client.LabelParameterVersion(t.Context(), &ssm.LabelParameterVersionInput{Name: aws.String(name), Labels: []string{label}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
 		Current: func() rotators.Secret { return rotators.NewSecret(read(t, client, name)) },
 		Tags:    func() map[string]string { return tags(t, client) },
 	}
@@ -123,7 +129,8 @@ func TestStoreWithEveryReplyLostOnce(t *testing.T) {
 			return localaws.LoseReply
 		}})
 		f := fixture(t, client)
-		byHand, revert := f.Put, f.Revert
+		byHand, revert, label := f.Put, f.Revert, f.Label
+		f.Label = func(name string) { on.Store(false); label(name); on.Store(true) }
 		f.Put = func(v rotators.Secret) { on.Store(false); byHand(v); on.Store(true) }
 		f.Revert = func() { on.Store(false); revert(); on.Store(true) }
 		on.Store(true)

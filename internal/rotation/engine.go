@@ -253,6 +253,8 @@ func (w *work) create(ctx context.Context) error {
 		// The grace of the rotation before is not over. An emergency rotation
 		// is not refused for that: the older credential goes now.
 		switch err := w.retire(ctx, r, current); {
+		case errors.Is(err, ErrStored):
+			return nil
 		case errors.Is(err, errDoesNotWork) && rotators.IsRefused(err):
 			// The older one may be all that works, so it is kept: for Set, which
 			// has the target accept the new value and no older one.
@@ -263,9 +265,25 @@ func (w *work) create(ctx context.Context) error {
 		case err != nil:
 			return fmt.Errorf("retiring version %s, whose grace this rotation cuts short: %w", w.attempt.Tags.Retire, err)
 		}
+		if mints {
+			// A retirement takes long enough for another run to store its value. What it
+			// was of is not the previous version any more, if it ever was.
+			now, err := w.unchanged(ctx)
+			if errors.Is(err, ErrStored) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			now.Note = w.attempt.Note
+			w.attempt = now
+		}
 	}
 	value, err := r.Create(ctx, w.rotation(current, rotators.Secret{}))
 	w.mask.learn(value)
+	if mints && errors.Is(err, ErrStored) {
+		return nil // unchanged said so, before anything was made
+	}
 	if err != nil {
 		return err
 	}
@@ -320,10 +338,107 @@ func (w *work) recognize(ctx context.Context, r rotators.Rotator, current, pendi
 
 // discardLost removes what a rotator made outside for a value that was not stored.
 func (w *work) discardLost(ctx context.Context, r rotators.Rotator, current, lost rotators.Secret) error {
-	if d, ok := r.(rotators.Discarder); ok {
-		return d.Discard(ctx, w.rotation(current, lost))
+	d, ok := r.(rotators.Discarder)
+	if !ok {
+		return nil
 	}
-	return nil
+	unseen := w.rotation(current, lost)
+	// It was made a moment ago and nobody but this run has seen it, so no version holds
+	// it. The versions may be unreadable: their KMS key may be why it was not stored.
+	unseen.Use = func(context.Context, func(rotators.Secret) bool) (rotators.Use, error) { return rotators.Unused, nil }
+	return d.Discard(ctx, unseen)
+}
+
+// errChanged says that a step must not go by what it read at its start.
+var errChanged = errors.New("another run or a person has changed the secret since this step began, so nothing is revoked; the next try goes by what is there then")
+
+// unchanged loads the attempt again. Its error says that the attempt is not what it was:
+// it wraps ErrStored if that is because the value to create is there by now.
+func (w *work) unchanged(ctx context.Context) (now *Attempt, err error) {
+	was, token := w.attempt, w.attempt.Token
+	if w.step == RetireStep {
+		token = "" // it belongs to no attempt
+	}
+	if now, err = w.store.Load(ctx, w.id, token); err != nil {
+		return nil, err
+	}
+	if was.State == Reserved && now.State == Stored {
+		pending, err := w.store.Value(ctx, now, PendingValue)
+		if err != nil {
+			return nil, err
+		}
+		if pending.IsZero() {
+			now.State = Reserved
+		}
+	}
+	changed := now.Current != was.Current || now.State != was.State
+	switch {
+	case was.State == Reserved && (now.State == Stored || now.State == Current):
+		return nil, fmt.Errorf("%w: %w", errChanged, ErrStored)
+	case w.step == RetireStep:
+		changed = now.Current != was.Current || now.Tags.Retire != was.Tags.Retire
+	case was.Current == was.Token: // by this step
+		changed = now.State != Current
+	}
+	if changed {
+		return nil, errChanged
+	}
+	return now, nil
+}
+
+// use implements rotators.Rotation.Use.
+func (w *work) use(ctx context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+	now, err := w.unchanged(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if now.State == Stored {
+		pending, err := w.store.Value(ctx, now, PendingValue)
+		if err == nil {
+			pending, err = w.present(pending)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if holds(pending) {
+			return rotators.InUse, nil
+		}
+	}
+	most := rotators.Unused
+	for held, err := range w.store.Held(ctx, now) {
+		if err == nil {
+			held.Value, err = w.present(held.Value)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if holds(held.Value) {
+			most = max(most, held.Use)
+		}
+	}
+	if most != rotators.Unused {
+		return most, nil
+	}
+	// A version without a label lost it before the one before the current was replaced, or
+	// never was current. Once that one is retired, the grace of all is over or was cut short.
+	if now.Former != "" && now.Former == now.Tags.Retired {
+		return rotators.Unused, nil
+	}
+	if now.State == Superseded {
+		now.State = Stored // so that what this attempt stored itself is not left over
+	}
+	for value, err := range w.store.Leftovers(ctx, now) {
+		if err == nil {
+			value, err = w.present(value)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if holds(value) {
+			return rotators.Former, nil
+		}
+	}
+	return rotators.Unused, nil
 }
 
 func (w *work) set(ctx context.Context, pending rotators.Secret) error {
@@ -586,11 +701,14 @@ func (w *work) settle(ctx context.Context, token string) (err error) {
 	}
 	err = r.Test(ctx, w.rotation(rotators.Secret{}, pending))
 	if d, ok := r.(rotators.Discarder); ok && err == nil {
-		// No reader ever got it, and the next rotation would not know of it.
-		if err := d.Discard(ctx, w.rotation(current, pending)); err != nil {
+		// The next rotation would not know of it.
+		switch err := d.Discard(ctx, w.rotation(current, pending)); {
+		case errors.Is(err, rotators.ErrFormer):
+			return w.orderRetirement(ctx)
+		case err != nil:
 			return fmt.Errorf("removing what this attempt made: %w", err)
 		}
-		w.attempt.Note = "somebody else changed the value meanwhile, and that stays so; what this attempt made is removed"
+		w.attempt.Note = "somebody else changed the value meanwhile, and that stays so; what this attempt made is removed, unless their value holds it too"
 		return w.discard(ctx)
 	}
 	switch {
@@ -601,6 +719,36 @@ func (w *work) settle(ctx context.Context, token string) (err error) {
 		return fmt.Errorf("cannot tell whether the target accepts the value this attempt made: %w", err)
 	}
 	w.attempt.Note = "somebody else changed the value meanwhile, and that stays so"
+	return w.discard(ctx)
+}
+
+// orderRetirement ends an attempt whose value was promoted, and overwritten before this
+// run knew: applications have had it, so it gets its grace.
+func (w *work) orderRetirement(ctx context.Context) error {
+	version, err := w.driven.Promoted(ctx, w.attempt)
+	if err != nil {
+		return err
+	}
+	w.attempt.Note = "somebody else changed the value meanwhile, and that stays so; what this attempt made stays too, because applications may hold it"
+	if version == "" {
+		// Somebody stored it by hand, with something else beside it.
+		return w.discard(ctx)
+	}
+	w.attempt.Note = fmt.Sprintf("somebody else overwrote version %s after its promotion, and that stays so; it is retired when its grace is over", version)
+	if other := w.attempt.Tags.Retire; other != "" && other != version {
+		w.attempt.Note += fmt.Sprintf(", in place of version %s: withdraw the credential of that by hand if no version in use holds it", other)
+	}
+	grace := w.graceOf(w.rotator)
+	w.attempt.Tags.Retire, w.attempt.Tags.RetireAt = version, w.now().Add(grace)
+	if err := w.driven.Order(ctx, w.attempt); err != nil {
+		return err
+	}
+	if grace == 0 {
+		w.attempt.Previous = version
+		if err := w.retireNow(ctx); err != nil {
+			return err
+		}
+	}
 	return w.discard(ctx)
 }
 
@@ -664,6 +812,9 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 		Leftovers: func(ctx context.Context) iter.Seq2[rotators.Secret, error] {
 			return func(yield func(rotators.Secret, error) bool) {
 				for stored, err := range w.store.Leftovers(ctx, w.attempt) {
+					if rotators.IsPermanent(err) {
+						continue // an older KMS key is gone, say: nobody can tell what it was
+					}
 					if err == nil {
 						stored, err = w.present(stored)
 					}
@@ -673,6 +824,7 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 				}
 			}
 		},
+		Use: w.use,
 		Lookup: func(ctx context.Context, ref string) (rotators.Secret, error) {
 			if w.Others == nil {
 				return rotators.Secret{}, noOthers(ref)

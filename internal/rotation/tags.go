@@ -35,6 +35,8 @@ type Tags struct {
 	RetireAt time.Time
 	// Paused says that nothing begins by itself: no rotation, and no retirement.
 	Paused bool
+	// Retired names the version that was retired last; "" for none.
+	Retired string
 }
 
 // ReadTags decodes tags. Tags outside rekey's prefix are not rekey's business;
@@ -95,7 +97,9 @@ func (t *Tags) read(name, value string) (err error) {
 		}
 	case "paused":
 		t.Paused = value == "yes" // what else is wrong with it package due says
-	case "retired", "admin-for", "every", "window", "seal", "stage":
+	case "retired":
+		t.Retired = value
+	case "admin-for", "every", "window", "seal", "stage":
 		// Known, and read by others: the planner, the next retirement, the
 		// secrets that name this one as their admin.
 	default:
