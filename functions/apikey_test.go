@@ -92,7 +92,7 @@ func everyNamed(t *testing.T, test func(t *testing.T, k *keyed)) {
 			k := newKeyed(t, service, localaws.IAMDelays{})
 			k.vendor = &vendor{keys: map[string]string{"key-0": "by hand"}}
 			k.giveUp(token)
-			k.tag("rekey:rotator", "acme")
+			k.tagged("rekey:rotator", "acme")
 			k.store(vendorKey("key-0"))
 			k.begin(tokenOf(9))
 			test(t, k)

@@ -17,7 +17,6 @@ import (
 	iamtypes "github.com/aws/aws-sdk-go-v2/service/iam/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
-	smtypes "github.com/aws/aws-sdk-go-v2/service/secretsmanager/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
@@ -40,7 +39,7 @@ func everyKeyed(t *testing.T, delays localaws.IAMDelays, test func(t *testing.T,
 				k := newKeyed(t, service, delays)
 				if admin != "" {
 					k.cloud.AddRole(admin)
-					k.tag("rekey:admin", admin)
+					k.tagged("rekey:admin", admin)
 				}
 				test(t, k)
 			})
@@ -48,20 +47,10 @@ func everyKeyed(t *testing.T, delays localaws.IAMDelays, test func(t *testing.T,
 	}
 }
 
-// tag writes a tag of the secret or parameter, as its owner may.
-func (k *keyed) tag(key, value string) {
+// tagged writes a tag, or ends the test.
+func (k *keyed) tagged(key, value string) {
 	k.t.Helper()
-	var err error
-	if k.service == "ssm" {
-		_, err = ssm.NewFromConfig(k.person).AddTagsToResource(k.t.Context(), &ssm.AddTagsToResourceInput{
-			ResourceType: ssmtypes.ResourceTypeForTaggingParameter, ResourceId: aws.String(keyName), Tags: []ssmtypes.Tag{{Key: &key, Value: &value}},
-		})
-	} else {
-		_, err = secretsmanager.NewFromConfig(k.person).TagResource(k.t.Context(), &secretsmanager.TagResourceInput{
-			SecretId: &k.arn, Tags: []smtypes.Tag{{Key: &key, Value: &value}},
-		})
-	}
-	if err != nil {
+	if err := k.tag(k.t.Context(), key, value); err != nil {
 		k.t.Fatal(err)
 	}
 }
@@ -583,7 +572,7 @@ func TestAPromotedKeyThatIsOverwritten(t *testing.T) {
 				k := newKeyed(t, "ssm", localaws.IAMDelays{})
 				if admin != "" {
 					k.cloud.AddRole(admin)
-					k.tag("rekey:admin", admin)
+					k.tagged("rekey:admin", admin)
 				}
 				ctx := t.Context()
 				var promoted string
