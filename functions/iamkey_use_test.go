@@ -508,7 +508,7 @@ func TestASecretThatMovesToAnotherUser(t *testing.T) {
 				if c.works != (err == nil) {
 					t.Errorf("got %v", err)
 				}
-				if !c.works && (rotators.IsPermanent(err) || !strings.Contains(fmt.Sprint(err), "the key that readers get")) {
+				if !c.works && (rotators.IsPermanent(err) || !strings.Contains(fmt.Sprint(err), "the current key")) {
 					t.Errorf("got %v", err)
 				}
 				if after, err := k.keys(ctx); err != nil || !maps.Equal(before, after) {

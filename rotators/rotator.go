@@ -32,12 +32,12 @@ type Rotation struct {
 	// get, newest first: what attempts that were abandoned half way may have
 	// left the target with. Read it only when nothing else is accepted.
 	Leftovers func(context.Context) iter.Seq2[Secret, error]
-	// Use reports what the secret holds a credential for at this moment: holds tells
-	// whether a value is one with that credential. Ask right before each revocation of
-	// a credential that Create made outside, because a list of them is old as soon as it
-	// is read. The error says that the attempt is not the one that this call began with
-	// (another run stored its value, somebody changed the secret) or that the versions
-	// cannot be read; then revoke nothing, and return an error that wraps it.
+	// Use reports what the secret holds a credential for at this moment; holds reports
+	// whether a value contains the credential. Call Use right before each revocation of a
+	// credential that Create made outside: any list read earlier may be out of date. An
+	// error means that another run or a person has changed the secret since this step
+	// began, or that a version cannot be read. Then revoke nothing, and return an error
+	// that wraps this one.
 	Use func(ctx context.Context, holds func(Secret) bool) (Use, error)
 	// Lookup reads another secret, by ARN or name, or a parameter, as
 	// "ssm:/path": an admin's login, usually. To a login that RDS manages, whose

@@ -5,9 +5,9 @@
 //
 // A key is minted before it can be stored, the one thing that the other rotators never
 // do. So the intent is recorded first, or stands in the name of the key itself, and a
-// second run finds by it what the first one minted and lost: a stray, which is revoked.
-// Each key is judged right before its revocation, by what the secret holds then (see
-// [rotators.Rotation.Use]): a run may have waited for minutes since it listed the keys.
+// second run finds by it what the first one minted and lost: an orphaned key, which is
+// revoked. Each key is judged right before its revocation, by what the secret holds then
+// (see [rotators.Rotation.Use]): a run may have waited for minutes since it listed the keys.
 //
 // The old key stays valid until its grace is over, for 24 hours unless rekey:grace says
 // otherwise, so readers are refused at no time.
@@ -46,23 +46,22 @@ type Issuer interface {
 	// ID reads the id of the key in a value. It refuses with a permanent error a value
 	// without one, and one that could not hold another key; see [ID].
 	ID(v rotators.Secret) (string, error)
-	// Begin records that a key of this name is about to be minted, for issuers whose keys
-	// have no names. It is called before each Mint. Others do nothing.
+	// Begin records that a key of this name is about to be minted, and is called before
+	// each Mint. An issuer whose keys have names does nothing.
 	Begin(ctx context.Context, name string) error
-	// Mint makes a new key, a different one each time, and calls it by the name, which is
-	// of letters, digits and hyphens; see [Name]. It is asked for once: the caller tries
-	// again. The error wraps ErrFull if the account has as many keys as it may. After any
-	// refusal, ErrFull too, there is no key, and what Begin recorded is taken back; after
-	// an answer that was lost there may be one, and the record stays.
+	// Mint makes a new key of this name (see [Name]), a different key each time. Mint does
+	// not retry: the caller does. The error wraps ErrFull if the account has as many keys
+	// as it may. A refusal, ErrFull included, means that no key was made: Mint then takes
+	// back what Begin recorded. After a lost answer there may be a key: the record stays.
 	Mint(ctx context.Context, name string) (Key, error)
-	// Done takes back what Begin recorded for the attempt of this name, see [SameAttempt]:
-	// its key is stored, or is revoked. Others do nothing.
+	// Done takes back all that Begin recorded for the attempt of this name (see
+	// [SameAttempt]), whose key is stored or revoked by now. An issuer whose keys have
+	// names does nothing.
 	Done(ctx context.Context, name string) error
-	// Strays lists the keys of the account that are not dead for good, with their names.
-	// The caller leaves alone those that have none of rekey's names for this secret, those
-	// to keep (so an issuer may leave them out) and those that the secret holds. Where keys
-	// have no names, it lists those about which Begin's records leave no doubt. Where a
-	// new key is listed late, it waits until it would be there.
+	// Strays lists the account's keys with their names, except keys that are dead for good.
+	// The caller picks the orphaned keys of this secret; an issuer may leave out the keys to
+	// keep. An issuer whose keys have no names lists the keys that Begin's records prove,
+	// with the recorded name. Where a new key is listed late, Strays waits for that long.
 	Strays(ctx context.Context, keep ...string) ([]Stray, error)
 	// Verify tells whether the key in a value works: nil, an error that is Refused, or
 	// any other if it cannot tell. If the issuer says which key it is, and the id in the
@@ -80,7 +79,7 @@ type Issuer interface {
 // ErrFull says that an account has as many keys as it may have.
 var ErrFull = errors.New("there is no room for another key")
 
-// Stray is a key that rekey may have minted and not stored.
+// Stray is a key that may be orphaned: minted by rekey and not stored.
 type Stray struct{ ID, Name string }
 
 // ID reads the field of a value that holds the id of the key, and sees to it that this
@@ -163,9 +162,9 @@ func (c *Clock) Wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Await returns check's error, unless that is Refused, as of a key that was made a moment
-// ago: then it calls check until there was no refusal for as long as the issuer takes to
-// settle, and gives up if there still is one when it must have settled.
+// Await returns check's error unless the error is Refused. A key that was made a moment ago
+// is refused for a while, so Await then repeats check until the key was accepted for the
+// whole settling time, or is still refused after that time.
 func (c *Clock) Await(ctx context.Context, settling time.Duration, check func() error) error {
 	err := check()
 	if !rotators.IsRefused(err) {
@@ -231,8 +230,8 @@ func (x *rotator) account(ctx context.Context, r rotators.Rotation) (account, er
 	return a, nil
 }
 
-// holds returns a function that tells whether a value holds the key of an id. A value
-// that could hold no other key, and so has no id to rely on, holds those that it names.
+// holds returns a function that reports whether a value holds the key of an id. A value
+// without a well-formed id holds every key whose id it mentions.
 func (a account) holds(id string) func(rotators.Secret) bool {
 	return func(v rotators.Secret) bool {
 		if its, err := a.ID(v); err == nil {
@@ -242,7 +241,7 @@ func (a account) holds(id string) func(rotators.Secret) bool {
 	}
 }
 
-// mentions tells whether an id stands in a text, and not as a part of a longer word.
+// mentions reports whether a text contains an id, and not as a part of a longer word.
 func mentions(text, id string) bool {
 	word := func(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
 	for from := 0; id != ""; from++ {
@@ -265,16 +264,16 @@ func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Sec
 	if err != nil {
 		return rotators.Secret{}, err
 	}
-	// What is revoked in the end is the key of this id, so it must be the one the value
-	// holds. A key that is refused is for the admin to judge, who may be vouched for. One
-	// that somebody made by hand a moment ago is refused only until it has settled.
+	// Retirement will revoke the key of this id, so the value must hold that key. A key that
+	// somebody made by hand a moment ago is refused only until it has settled. A delegated
+	// admin may replace a key that is refused for good.
 	refused := x.clock.Await(ctx, a.Settling(), func() error { return a.Verify(ctx, r.Current) })
 	switch {
 	case refused != nil && !rotators.IsRefused(refused):
 		return rotators.Secret{}, fmt.Errorf("the key that readers get: %w", refused)
 	case refused != nil && r.Settings.Admin == "":
-		// Not Refused, as of a key that is asked about, but that nothing can be done.
-		return rotators.Secret{}, fmt.Errorf("the key that readers get does not work, and it alone says whose keys to rotate, so nothing was changed: store one that works (%v)", refused)
+		// The error is not Refused: Create was not asked about this key.
+		return rotators.Secret{}, fmt.Errorf("the current key does not work, and only the current key says whose keys to rotate, so nothing was changed: store one that works (%v)", refused)
 	}
 	value, err := x.issue(ctx, a, r, refused == nil)
 	if err != nil && refused != nil {
@@ -313,18 +312,18 @@ func (x *rotator) issue(ctx context.Context, a account, r rotators.Rotation, wor
 func (x *rotator) busy(ctx context.Context, a account, r rotators.Rotation) error {
 	strays, err := a.Strays(ctx, a.current, a.previous)
 	if err != nil {
-		return fmt.Errorf("looking for what takes up the room for another key: %w", err)
+		return fmt.Errorf("looking for keys that another run has minted: %w", err)
 	}
 	for _, s := range strays {
 		if x.alive(r, s) {
-			return fmt.Errorf("no key was minted and none revoked: there is no room for another key beside %s, which another run has minted and may be about to store; if it does not, a try after %s makes room", s.ID, over(s.Name).UTC().Format(time.RFC3339))
+			return fmt.Errorf("no key was minted: there is no room for another key beside %s, which another run has minted and may be about to store; if that key is not stored, run this step again after %s", s.ID, over(s.Name).UTC().Format(time.RFC3339))
 		}
 	}
 	return nil
 }
 
-// alive tells whether the run that minted a key for this secret may still store it. That
-// it is of an attempt that was given up makes no difference to it.
+// alive reports whether the run that minted a key for this secret may still store the key.
+// The run does not know whether its attempt was given up meanwhile.
 func (x *rotator) alive(r rotators.Rotation, s Stray) bool {
 	return named(r.ID, s.Name) && x.clock.Time().Before(over(s.Name))
 }
@@ -371,8 +370,8 @@ func (a account) revokeLost(ctx context.Context, r rotators.Rotation, id string)
 	return nil
 }
 
-// done takes back what was recorded before a key was minted that is revoked now. It is no
-// reason to fail, because the issuer does not go by such a record for long.
+// done takes back what was recorded before a key was minted that is revoked now. An error
+// is only logged, because an issuer goes by such a record for a short time only.
 func (a account) done(ctx context.Context, name string) {
 	if err := a.Done(ctx, name); err != nil {
 		slog.WarnContext(ctx, "a key was revoked, and what was recorded before it was minted could not be taken back", "error", err.Error())
@@ -565,7 +564,7 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	case err != nil:
 		return fmt.Errorf("before revoking the key %s: %w", a.previous, err)
 	case use == rotators.InUse:
-		return rotators.Permanent(fmt.Errorf("the key %s is not revoked, because a version in use holds it, too: the current one, the pending one, or one with a label of its owner's; if that is to stay so remove the tag rekey:retire", a.previous))
+		return rotators.Permanent(fmt.Errorf("the key %s is not revoked, because a version in use holds the same key (the current version, the pending version, or a version with a label of its owner's own): if that is right, remove the tag rekey:retire", a.previous))
 	}
 	// It is not tried before: that would count as its last use.
 	if err := a.Revoke(ctx, a.previous); err != nil {
@@ -597,8 +596,8 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 
 var errStillWorks = errors.New("it was revoked and still works")
 
-// sweep revokes the strays, and tells whether there were any. While there is no pending
-// value, a key may be stored yet by the run that minted it.
+// sweep revokes the orphaned keys, and reports whether there were any. Create, which has no
+// pending value, leaves alone a key whose run may still store it.
 func (x *rotator) sweep(ctx context.Context, a account, r rotators.Rotation, keep ...string) (swept bool, err error) {
 	strays, err := a.Strays(ctx, keep...)
 	if err != nil {
@@ -606,7 +605,7 @@ func (x *rotator) sweep(ctx context.Context, a account, r rotators.Rotation, kee
 	}
 	var revoked, done []string
 	for _, s := range strays {
-		// Where keys have no names, several runs may have minted one.
+		// A key without a name of its own may be listed by the names of several runs.
 		alive := slices.ContainsFunc(strays, func(other Stray) bool { return other.ID == s.ID && x.alive(r, other) })
 		if !named(r.ID, s.Name) || slices.Contains(keep, s.ID) || r.Pending.IsZero() && alive {
 			continue
@@ -614,7 +613,7 @@ func (x *rotator) sweep(ctx context.Context, a account, r rotators.Rotation, kee
 		if !slices.Contains(revoked, s.ID) {
 			switch use, err := r.Use(ctx, a.holds(s.ID)); {
 			case err != nil:
-				return false, fmt.Errorf("before revoking the key %s, which seems to be minted and never stored: %w", s.ID, err)
+				return false, fmt.Errorf("before revoking the key %s, which an earlier run seems to have minted and not stored: %w", s.ID, err)
 			case use != rotators.Unused:
 				continue
 			}

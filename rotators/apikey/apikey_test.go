@@ -221,7 +221,7 @@ func TestADeadKeyCannotRotateItself(t *testing.T) {
 	r := rotation(current)
 	current.live = false
 	_, err := v.rotator(nil).Create(t.Context(), r)
-	wants(t, err, "the key that readers get does not work, and it alone says whose keys to rotate, so nothing was changed: store one that works (Acme refuses the key key-1)")
+	wants(t, err, "the current key does not work, and only the current key says whose keys to rotate, so nothing was changed: store one that works (Acme refuses the key key-1)")
 }
 
 func TestNames(t *testing.T) {
@@ -666,7 +666,7 @@ func TestRetireRevokesNothingElse(t *testing.T) {
 	x := v.rotator(nil).(rotators.Retirer)
 	r := rotation(current, current)
 	err := x.Retire(t.Context(), r)
-	wants(t, err, "because a version in use holds it, too")
+	wants(t, err, "because a version in use holds the same key")
 	if !rotators.IsPermanent(err) {
 		t.Errorf("no retry cures it: %v", err)
 	}

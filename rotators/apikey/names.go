@@ -10,15 +10,14 @@ import (
 	"time"
 )
 
-// A key's name says that rekey minted the key, for which secret, in which attempt, and
-// until when the run that minted the key may still store it: 40 letters, digits and
-// hyphens.
+// A key's name is proof that rekey minted the key. The name holds hashes of the secret's
+// ARN and of the attempt's token, and the time from which the minting run is over:
 //
-//	rekey-<16 of the secret>-<8 of the attempt>-<8 of the time>, all hexadecimal
+//	rekey-<16 digits>-<8 digits>-<8 digits>, all hexadecimal, 40 characters
 
-// Name is what to call a key that is about to be minted: for which secret, given by its
-// ARN, in which attempt, and by when the run that mints the key is over. [Issuer.Begin]
-// and [Issuer.Mint] are given it.
+// Name returns the name for a key of a secret, given by its ARN, and of an attempt, given
+// by its token. over is the time from which the run that mints the key cannot store it any
+// more. [Issuer.Begin] and [Issuer.Mint] get such a name.
 func Name(secret, token string, over time.Time) string {
 	return attempt(secret, token) + fmt.Sprintf("%08x", uint32(over.Unix()))
 }
@@ -29,11 +28,11 @@ func SameAttempt(name, other string) bool {
 	return len(name) >= end && len(other) >= end && name[:end] == other[:end]
 }
 
-// named reports whether a key of this name was minted for a secret. One that was minted
-// for another secret, which may well share the account, was not.
+// named reports whether a key of this name was minted for a secret. Another secret may well
+// hold keys of the same account.
 func named(secret, name string) bool { return strings.HasPrefix(name, prefix(secret)) }
 
-// over is when the run that minted the key of this name is over for certain.
+// over returns the time from which the run that minted the key of this name is over.
 func over(name string) time.Time {
 	seconds, err := strconv.ParseInt(name[min(len(name), len(attempt("", ""))):], 16, 64)
 	if err != nil {
@@ -51,15 +50,14 @@ func digest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// The longest that an invocation of a Lambda function takes, by Lambda's limit, and how
-// long after its end what it sent may still be carried out, or not be seen yet: IAM, the
-// slowest that is known, takes as long to show a change.
+// longest is Lambda's limit for an invocation. late is how long after the end of a run its
+// last request may take effect, or stay unseen: users report that IAM takes up to 15 seconds.
 const (
 	longest = 15 * time.Minute
 	late    = 15 * time.Second
 )
 
-// name is that of a key which this run is about to mint.
+// name returns the name for a key that this run is about to mint.
 func (x *rotator) name(ctx context.Context, secret, token string) string {
 	left := longest
 	if deadline, ok := ctx.Deadline(); ok {

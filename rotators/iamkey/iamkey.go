@@ -150,8 +150,8 @@ func (i *issuer) Mint(ctx context.Context, _ string) (apikey.Key, error) {
 	return key, nil
 }
 
-// refusal tells whether AWS itself said that it did nothing: any answer of the kind 4xx.
-// After one of the kind 5xx, or none, it may have done what was asked.
+// refusal reports whether AWS said that it did nothing: by any answer with a status of 4xx.
+// After a 5xx, or without an answer, AWS may have done what was asked.
 func refusal(err error) bool {
 	answer := (*awshttp.ResponseError)(nil)
 	return code(err) != "" && errors.As(err, &answer) && answer.HTTPStatusCode()/100 == 4
@@ -331,9 +331,9 @@ func (i *issuer) iam(ctx context.Context) (*iam.Client, error) {
 	return i.client, nil
 }
 
-// ask finds out whose keys are rotated: whose the current one is, and nobody else's. When
-// that is refused, the pending one, which was minted for its user, may act for the user
-// that the current value names.
+// ask finds out whose keys are rotated: the user of the current key, and nobody else. If
+// the current key is refused, the pending key may act, provided that the current value
+// names its user.
 func (i *issuer) ask(ctx context.Context) (err error) {
 	i.holder = i.r.Current
 	err = i.clock.Await(ctx, settling, func() error {
@@ -355,8 +355,8 @@ func (i *issuer) ask(ctx context.Context) (err error) {
 			return nil
 		}
 	}
-	// Not refused, as of the key that is asked about, but that nothing can be done.
-	return fmt.Errorf("nothing says whose keys to rotate, because the key that readers get is refused; if it stays so, make a key for the user and store it by hand (%v)", refused)
+	// The error is not Refused: nobody asked about the current key.
+	return fmt.Errorf("nothing was changed, because the current key is refused and only the current key says whose keys to rotate: if it stays so, make a key for the user and store it by hand (%v)", refused)
 }
 
 // assume returns the configuration of the role of that ARN. Its session, of an hour, is

@@ -24,10 +24,9 @@ import (
 // seconds in which rekey may have made it, and if nobody has used it, because the secret
 // half of a stray is known to nobody.
 //
-// Such a proof is worth no more than what is known of the call it was written for. So the
-// intent is taken off as soon as IAM has refused that call, when the key is stored, and
-// when it is revoked. What is left is for a call whose outcome nobody heard of, and
-// proves nothing any more after an hour.
+// An intent ends with the call that it was written for. The tag is taken off as soon as IAM
+// has refused the call, when the key is stored, and when the key is revoked. An intent
+// that is left belongs to a call without an answer, and proves nothing after an hour.
 
 // tagIntent begins the key of the user's tag. What follows is different each time, so
 // that no intent is written over while IAM does not show it yet. The value: the name that
@@ -59,8 +58,8 @@ func (n intent) String() string {
 	return strings.Join(append([]string{n.name, n.from.UTC().Format(time.RFC3339), n.to.UTC().Format(time.RFC3339)}, n.before...), " ")
 }
 
-// parseIntent reads the tag. What is not one is the zero intent, which is spent and has
-// minted nothing.
+// parseIntent reads the tag. A malformed tag becomes an intent without times, which is
+// spent and proves nothing.
 func parseIntent(key, text string) intent {
 	n := intent{key: key}
 	parts := strings.Fields(text)
@@ -75,9 +74,10 @@ func parseIntent(key, text string) intent {
 	return intent{key: key, name: parts[0], from: from, to: to, before: parts[3:]}
 }
 
-// proves is for how long an intent proves what it was written for. A run is over after
-// 15 minutes, those that follow it find the key within as many, and IAM lists a key within
-// seconds. Later the key is somebody's to look at: the rotation names it.
+// proves is for how long after its window an intent proves anything. A run is over after 15
+// minutes at the most, and IAM lists a key within seconds, so a retry within the hour
+// removes the key. After the hour the rotation stops and names the key: that nobody's key
+// is revoked counts for more than a rotation that needs no person.
 const proves = time.Hour
 
 // spent tells whether an intent proves nothing any more.
@@ -134,10 +134,10 @@ func (i *issuer) write(ctx context.Context, n intent) (*iam.TagUserOutput, error
 	return i.client.TagUser(ctx, &iam.TagUserInput{UserName: &i.user.name, Tags: []types.Tag{{Key: &n.key, Value: aws.String(n.String())}}})
 }
 
-// takeBack takes off the intent that Begin wrote, since no key was made by it. What ended
-// the mint may have ended the time for it, too, so there is some more. If the tag cannot be
-// taken off it is written over with one that proves nothing. That neither was possible is
-// no reason to report anything else than why no key was made; the next hour ends it.
+// takeBack takes off the intent that Begin wrote, because no key was made by it. If IAM
+// refuses that, takeBack overwrites the tag with a void one. The caller reports why no key was
+// made; a failure here is only logged, because the intent ends after an hour by itself.
+// The context may be the reason why no key was made, so takeBack has its own time.
 func (i *issuer) takeBack(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxMint)
 	defer cancel()
@@ -146,19 +146,19 @@ func (i *issuer) takeBack(ctx context.Context) {
 		return
 	}
 	if _, voidErr := i.write(ctx, intent{key: i.intent.key}); voidErr != nil {
-		slog.WarnContext(ctx, "no key was made, and the tag that says that one may have been made could not be taken off; for an hour a key made by hand in the same seconds would be taken for rekey's", "user", i.user.arn, "tag", i.intent.key, "error", err.Error())
+		slog.WarnContext(ctx, "no key was made, and the intent could not be taken off; for an hour a key made by hand in the same seconds may be taken for rekey's", "user", i.user.arn, "tag", i.intent.key, "error", err.Error())
 	}
 }
 
-// letGo says in the intent that this run will not store the key that it may have made, so
-// that the next one need not wait until it is over.
+// letGo rewrites the intent: this run will not store the key that it may have made, so the
+// next run need not wait for the end of this one.
 func (i *issuer) letGo(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxMint)
 	defer cancel()
 	n := i.intent
 	n.name = apikey.Name(i.r.ID, i.r.Token, i.clock.Time())
 	if _, err := i.write(ctx, n); err != nil {
-		slog.WarnContext(ctx, "whether a key was made is not known; the next try may have to wait until this one's time is over", "user", i.user.arn, "error", err.Error())
+		slog.WarnContext(ctx, "whether a key was made is not known, and the intent could not be rewritten; the next try may have to wait until the time of this run is over", "user", i.user.arn, "error", err.Error())
 	}
 }
 
