@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rekeyhq/rekey/internal/alarms"
@@ -537,20 +538,20 @@ func TestAPanicIsAStepErrorAndTheLogHasItsStack(t *testing.T) {
 }
 
 func TestAStepEndsBeforeItsDeadline(t *testing.T) {
-	store := memstore.New(rotators.NewSecret(first), nil)
-	store.Begin(token)
-	deadline := time.Now().Add(100 * time.Millisecond)
-	ctx, cancel := context.WithDeadline(t.Context(), deadline)
-	defer cancel()
-	r := &spy{}
-	e := engine(blocking{r})
-	err := e.Step(ctx, store, rotation.CreateSecret, memstore.ID, token)
-	if time.Now().After(deadline) {
-		t.Error("the step came back after its deadline")
-	}
-	if err == nil || !strings.Contains(err.Error(), "ran out of time") || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) { // in which time passes only while all wait
+		store := memstore.New(rotators.NewSecret(first), nil)
+		store.Begin(token)
+		deadline := time.Now().Add(100 * time.Millisecond)
+		ctx, cancel := context.WithDeadline(t.Context(), deadline)
+		defer cancel()
+		err := engine(blocking{&spy{}}).Step(ctx, store, rotation.CreateSecret, memstore.ID, token)
+		if !time.Now().Before(deadline) {
+			t.Error("the step came back after its deadline")
+		}
+		if err == nil || !strings.Contains(err.Error(), "ran out of time") || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 type blocking struct{ *spy }
