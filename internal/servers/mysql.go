@@ -57,7 +57,8 @@ func MariaDB(ctx context.Context, o MySQLOptions) (*MySQLServer, error) {
 	}
 	return startMySQL(ctx, o, func(data string) [][]string {
 		return [][]string{
-			{programs["mariadb-install-db"], "--no-defaults", "--basedir=" + base, "--datadir=" + data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"},
+			// --force has it not ask for the address of this machine, which may have none.
+			{programs["mariadb-install-db"], "--no-defaults", "--basedir=" + base, "--datadir=" + data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", "--force"},
 			{programs["mariadbd"], "--no-defaults", "--basedir=" + base, "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M"},
 		}
 	})
