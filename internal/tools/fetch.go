@@ -73,11 +73,11 @@ func fill(name string, log io.Writer, bring func(work, root, place string) error
 	if err = bring(work, root, place); err == nil {
 		err = plain(root)
 	}
-	if err == nil {
-		err = os.Rename(root, place)
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) { // somebody brought the same meanwhile
+	if err != nil {
 		return fmt.Errorf("bringing %s: %w", name, err)
+	}
+	if err := os.Rename(root, place); err != nil && !errors.Is(err, fs.ErrExist) { // another run was faster
+		return err
 	}
 	return nil
 }

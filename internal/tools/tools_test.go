@@ -383,3 +383,18 @@ func TestEveryKitIsSomewhere(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// What the Makefile brings it brings by this package alone.
+func TestTheMakefileInstallsNothing(t *testing.T) {
+	text, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		for _, word := range []string{"/tmp", "PYTHONPATH", "apt-get", "brew ", "sudo", "npm ", "pip install", "curl", "go install", "@v", "@latest"} {
+			if strings.Contains(line, word) && !strings.Contains(line, "echo") { // what it tells a person to do
+				t.Errorf("%q in %s", word, line)
+			}
+		}
+	}
+}
