@@ -17,8 +17,9 @@ const Mark = " [cut]"
 // Text is what a server said, to be shown in an error: at most MaxText bytes of it, in
 // one line, and printable.
 func Text(said string) string {
-	// An escaped text is never shorter, so that no more than this can be shown.
-	return Cut(escape(said[:min(len(said), MaxText+1)], ""), MaxText)
+	// An escaped text is never shorter, so that no more than this can be shown. All
+	// characters that begin within MaxText are whole in it.
+	return Cut(escape(said[:min(len(said), MaxText+utf8.UTFMax)], ""), MaxText)
 }
 
 // Lines is a text to be shown that may have lines and tabs: all else that is not
