@@ -84,6 +84,9 @@ func (i *issuer) check() error {
 	if s := i.r.Settings.Strategy; s != "" {
 		return rotators.Permanent(fmt.Errorf("iam-key has no strategies, so the tag rekey:strategy=%s means nothing here: remove it", s))
 	}
+	if admin := i.r.Settings.Admin; admin != "" && i.r.Limits.DelegatedAdmins {
+		return rotators.Permanent(fmt.Errorf("the role %s is not used: this function takes only admins whose tag rekey:admin-for names the rotated secret (its environment variable REKEY_ADMINS), and a role has no such tag; remove the tag rekey:admin, and the key rotates itself", admin))
+	}
 	return nil
 }
 

@@ -224,6 +224,19 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// Where the operator insists on delegation, no role is assumed: it has no tag that could
+// name the secret.
+func TestARoleIsNoDelegatedAdmin(t *testing.T) {
+	cloud := newCloud(t, localaws.Config{})
+	cloud.AddRole(role)
+	r := rotation(cloud.value("App"), rotators.Settings{Admin: role})
+	r.Limits.DelegatedAdmins = true
+	_, err := New(cloud.config(nil, "local", "local"), cloud.apikey()).Create(t.Context(), r)
+	if !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "REKEY_ADMINS") || len(cloud.Calls()) > 0 {
+		t.Errorf("%v, after the calls %v", err, cloud.Calls())
+	}
+}
+
 // replaced is a value with one text in the place of another.
 func replaced(v rotators.Secret, old, with string) rotators.Secret {
 	return rotators.NewSecret(strings.Replace(v.Reveal(), old, with, 1))
