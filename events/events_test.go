@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/aws/aws-lambda-go/events"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 
 	"github.com/rekeyhq/rekey/internal/queue"
 )
@@ -95,6 +96,10 @@ func TestRotateParameterEvent(t *testing.T) {
 	}
 	if sum := md5.Sum([]byte(message.Body)); message.Md5OfBody != hex.EncodeToString(sum[:]) {
 		t.Error("the checksum is not that of the body")
+	}
+	function := arn.ARN{Partition: "aws", Region: "us-east-1", AccountID: "000000000000"} // of rekey invoke and rekey local
+	if err := m.Check(function, message.Attributes["MessageGroupId"]); err != nil {
+		t.Error(err)
 	}
 	if message.Attributes["MessageGroupId"] != m.Parameter.Group() || message.Attributes["MessageDeduplicationId"] != m.Parameter.Token() {
 		t.Error("the ids are not the planner's")

@@ -18,8 +18,8 @@ const punctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 // REQUIRE_EACH_INCLUDED_TYPE is not read: rekey always does that.
 func passwordPolicy(getenv func(string) string) (p rotators.PasswordPolicy, err error) {
 	if text := getenv("PASSWORD_LENGTH"); text != "" {
-		if p.Length, err = strconv.Atoi(text); err != nil || p.Length < 1 {
-			return p, rotators.Permanent(fmt.Errorf("the environment variable PASSWORD_LENGTH is %q: set it to a number of characters", text))
+		if p.Length, err = strconv.Atoi(text); err != nil || p.Length < 1 || p.Length > rotators.MaxPasswordLength {
+			return p, rotators.Permanent(fmt.Errorf("the environment variable PASSWORD_LENGTH is %q: set it to a number of characters from 1 to %d", text, rotators.MaxPasswordLength))
 		}
 	}
 	p.Exclude = getenv("EXCLUDE_CHARACTERS")

@@ -97,7 +97,7 @@ func (l *locked) unchanged(err error, step, says string, calls []localaws.Call, 
 			if stored {
 				continue // it was tried
 			}
-		case "DescribeSecret", "GetSecretValue", "ListSecretVersionIds", "DescribeKey", "GetParameters", "GetParameter", "ListTagsForResource", "GetCallerIdentity", "ListAccessKeys":
+		case "DescribeSecret", "GetSecretValue", "ListSecretVersionIds", "DescribeKey", "GetParameters", "GetParameter", "DescribeParameters", "ListTagsForResource", "GetCallerIdentity", "ListAccessKeys":
 			continue
 		}
 		l.t.Errorf("AWS was asked for %s", c.Operation)

@@ -78,7 +78,7 @@ func TestMotoMakesTheStack(t *testing.T) {
 	for stack, parameters := range map[string]map[string]string{
 		"rekey": nil,
 		"blue": {
-			"Stage": "blue", "Rotators": "postgres,mysql", "SubnetIds": in.SubnetId, "SecurityGroupIds": groups.SecurityGroups[0].GroupId, "EndpointsVpcId": in.VpcId,
+			"Stage": "blue", "Rotators": "postgres,mysql", "OperatorArns": "arn:aws:iam::123456789012:role/ops,arn:aws:iam::123456789012:user/jane", "SubnetIds": in.SubnetId, "SecurityGroupIds": groups.SecurityGroups[0].GroupId, "EndpointsVpcId": in.VpcId,
 			"KmsKeyArn": key.KeyMetadata.Arn, "RoleName": "team/rotator", "RoleAccounts": "210987654321", "AdminRoleArns": "arn:aws:iam::123456789012:role/keys",
 			"AdminArns": "arn:aws:secretsmanager:us-east-1:123456789012:secret:rds!*,arn:aws:ssm:us-east-1:123456789012:parameter/admin", "ParameterWritesPerSecond": "10",
 			"AlarmEmail": "oncall@example.com",

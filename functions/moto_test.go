@@ -285,7 +285,7 @@ func startMoto(t *testing.T) (endpoint string) {
 	t.Helper()
 	program, err := exec.LookPath("moto_server")
 	if err != nil {
-		t.Fatal("moto is not installed: python3 -m pip install 'moto[server]', or make test-moto, which does it")
+		t.Fatal("there is no moto_server on PATH: python3 -m pip install 'moto[server]', in an environment of your own")
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -212,8 +212,6 @@ func TestTheShippedPlannerAndWorker(t *testing.T) {
 		accounts[name], want[name] = in.add(name, c.age, c.tags), c.rotations
 	}
 	in.cloud.AddParameter(localaws.Parameter{Name: "/plain/text", Type: "String", Value: "x", Tags: tags(), Changed: time.Now().AddDate(0, 0, -40)})
-	in.cloud.AddParameter(localaws.Parameter{Name: "/expires", Type: "SecureString", Value: "x", Tier: "Advanced", Tags: tags(), Changed: time.Now().AddDate(0, 0, -40),
-		Policies: `[{"Type":"Expiration","Version":"1.0","Attributes":{"Timestamp":"2050-01-01T00:00:00.000Z"}}]`})
 	in.tick()
 	for name, rotations := range want {
 		if got := in.rotations(name, accounts[name]); got != rotations {
@@ -222,9 +220,9 @@ func TestTheShippedPlannerAndWorker(t *testing.T) {
 	}
 	log := in.log.String()
 	for _, said := range []string{
-		`"managed":9,`, `"due":3,`, `"queued":2,`, `"misconfigured":5,`, `"paused":1,`, // of the three due, one is to expire
+		`"managed":8,`, `"due":2,`, `"queued":2,`, `"misconfigured":4,`, `"paused":1,`,
 		`parameter/misconfigured","error":"tag rekey:every`, `parameter/too/short","error":"tags rekey:every, rekey:grace`,
-		`parameter/empty/tag","error":"tag rekey:rotator: is empty`, `parameter/plain/text","error":"its type is String`, `parameter/expires","error":"it has an Expiration policy`,
+		`parameter/empty/tag","error":"tag rekey:rotator: is empty`, `parameter/plain/text","error":"its type is String`,
 	} {
 		if !strings.Contains(log, said) {
 			t.Errorf("the log does not say %s", said)
@@ -356,9 +354,9 @@ func (in *installation) failures(body string, group string) (errs []error) {
 func TestAPoisonMessage(t *testing.T) {
 	in := newInstallation(t)
 	for body, reason := range map[string]string{
-		`{"parameter":{"arn":"a","name":"b","base":1},"retire":7}`: "none of rekey's orders, or one of another version",
-		`rotate everything`:                    "none of rekey's orders",
-		`{"parameter":{"arn":"a","name":"b"}}`: "which version of which parameter",
+		`{"parameter":{"arn":"a","name":"b","base":1},"retire":7}`: "none of rekey's messages, or one of another version",
+		`rotate everything`:                             "none of rekey's messages",
+		`{"parameter":{"arn":"a","name":"b","base":0}}`: "which version of which parameter",
 	} {
 		for _, err := range in.failures(body, "poison") {
 			var failed *locallambda.FunctionError

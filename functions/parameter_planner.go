@@ -24,14 +24,11 @@ import (
 	"github.com/rekeyhq/rekey/internal/queue"
 )
 
-// What the planner takes of Parameter Store's quotas, in calls per second: of the
-// 40 reads that an account has by default a quarter, because applications need
-// them, and of the 3 writes, as which DescribeParameters counts, a sixth. Each
-// such call is for up to 50 rotations.
-const (
-	plannerReads  = 10
-	plannerWrites = 0.5
-)
+// plannerReads is what the planner takes of Parameter Store's reads, in calls per second:
+// a quarter of the 40 that an account has by default, because applications need them.
+// Of the writes it takes none, but for names that its policy denies: an order does not say
+// how a parameter is stored, so the planner does not ask.
+const plannerReads = 10
 
 // ParameterPlanner returns the handler for a schedule's event, which may be any
 // JSON object: it finds the parameters that are due and queues an order for each.
@@ -50,7 +47,6 @@ func ParameterPlanner(cfg aws.Config) lambda.Handler {
 		ssm:     parameterStore(cfg),
 		queue:   sqs.NewFromConfig(cfg),
 		reads:   rate.NewLimiter(plannerReads, 1),
-		writes:  rate.NewLimiter(plannerWrites, 1),
 		log:     slog.New(lambdacontext.NewLogHandler()),
 	}
 	var err error
@@ -60,14 +56,14 @@ func ParameterPlanner(cfg aws.Config) lambda.Handler {
 }
 
 type parameterPlanner struct {
-	stage         string
-	tagging       *tagging.Client
-	ssm           *ssm.Client
-	queue         *sqs.Client
-	url           string
-	reads, writes *rate.Limiter
-	log           *slog.Logger
-	err           error // a mistake in the environment
+	stage   string
+	tagging *tagging.Client
+	ssm     *ssm.Client
+	queue   *sqs.Client
+	url     string
+	reads   *rate.Limiter
+	log     *slog.Logger
+	err     error // a mistake in the environment
 }
 
 // Invoke implements lambda.Handler.
@@ -104,8 +100,8 @@ type tick struct {
 	time time.Time // for which it was scheduled
 	now  time.Time
 
-	begun map[string]bool        // the records there are
-	due   []*inventory.Parameter // not queued yet
+	begun  map[string]bool // the records there are
+	orders []queue.Message // not queued yet
 
 	managed, looked, found, queued, misconfigured, paused, overdue, retired, unretired int
 
@@ -135,7 +131,7 @@ func (t *tick) plan(ctx context.Context) error {
 	}
 	err = errors.Join(retireErr, t.choose(ctx, rotatable))
 	// What was found is queued, whatever ended the search.
-	for len(t.due) > 0 {
+	for len(t.orders) > 0 {
 		if queueErr := t.enqueue(ctx); queueErr != nil {
 			return errors.Join(err, queueErr)
 		}
@@ -146,8 +142,8 @@ func (t *tick) plan(ctx context.Context) error {
 // reserve is what is kept of the time to queue what was found.
 const reserve = 20 * time.Second
 
-// choose looks at the parameters and queues those that are due, as many at once as
-// one call describes.
+// choose looks at the parameters and queues those that are due, as many at once as SQS
+// takes.
 func (t *tick) choose(ctx context.Context, parameters []*inventory.Parameter) error {
 	deadline, limited := ctx.Deadline()
 	for chunk := range slices.Chunk(turn(parameters, t.time), inventory.LookAtOnce) {
@@ -163,7 +159,7 @@ func (t *tick) choose(ctx context.Context, parameters []*inventory.Parameter) er
 		for _, p := range chunk {
 			t.consider(ctx, p)
 		}
-		if len(t.due) >= paramstore.DescribeAtOnce {
+		if len(t.orders) >= queue.AtOnce {
 			if err := t.enqueue(ctx); err != nil {
 				return err
 			}
@@ -195,10 +191,17 @@ func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
 		t.oldest = max(t.oldest, t.now.Sub(p.Schedule.Deadline(p.Changed)))
 		t.log.WarnContext(ctx, "overdue", "id", p.ARN, "since", p.Schedule.Deadline(p.Changed))
 	}
-	if _, due := t.isDue(p); due || t.isBegun(p) {
-		t.found++
-		t.due = append(t.due, p)
+	until, due := t.isDue(p)
+	if !due && !t.isBegun(p) {
+		return
 	}
+	if !due {
+		until = t.now // only to be finished: it is too late to begin another
+	}
+	t.found++
+	t.orders = append(t.orders, queue.Message{
+		Parameter: paramstore.Parameter{ARN: p.ARN, Name: p.Name, Base: p.Version}, Until: until,
+	})
 }
 
 // isDue tells whether a rotation may begin now, and until when; zero: any time.
@@ -213,45 +216,15 @@ func (t *tick) isBegun(p *inventory.Parameter) bool {
 	return t.begun[paramstore.Parameter{ARN: p.ARN, Base: p.Version}.Record()]
 }
 
-// enqueue orders the rotation of what is due, of as many as one call describes.
+// enqueue sends orders, as many as SQS takes in one call.
 func (t *tick) enqueue(ctx context.Context) error {
-	batch := t.due[:min(len(t.due), paramstore.DescribeAtOnce)]
-	byName := map[string]*inventory.Parameter{}
-	var names []string
-	for _, p := range batch {
-		byName[p.Name] = p
-		names = append(names, p.Name)
-	}
-	if err := t.writes.Wait(ctx); err != nil {
-		return err
-	}
-	described, err := paramstore.Describe(ctx, t.ssm, names)
-	if err != nil {
-		return err
-	}
-	var orders []queue.Message
-	for _, d := range described {
-		p := byName[d.Name]
-		if p == nil || d.Base != p.Version {
-			continue // changed since it was looked at, and so not due any more
-		}
-		if d.Refused != nil {
-			t.complain(ctx, p, d.Refused)
-			continue
-		}
-		d.ARN = p.ARN // DescribeParameters did not always tell it
-		until, due := t.isDue(p)
-		if !due {
-			until = t.now // only to be finished: it is too late to begin another
-		}
-		orders = append(orders, queue.Message{Parameter: d.Parameter, Until: until})
-	}
-	sent, err := queue.Send(ctx, t.queue, t.url, orders)
+	batch := t.orders[:min(len(t.orders), queue.AtOnce)]
+	sent, err := queue.Send(ctx, t.queue, t.url, batch)
 	t.queued += sent
 	if err != nil {
 		return err
 	}
-	t.due = t.due[len(batch):]
+	t.orders = t.orders[len(batch):]
 	return nil
 }
 

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/aws/aws-lambda-go/events"
 	"github.com/aws/aws-lambda-go/lambda"
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"golang.org/x/time/rate"
@@ -28,7 +30,9 @@ import (
 // fills: one invocation takes one message and rotates one parameter, all four
 // steps of it. Set the batch size of the event source mapping to 1.
 //
-// A message whose work is done, or which came too late to begin, is taken and
+// A message chooses what is rotated and nothing else: one that says more, or names what is
+// not this function's, is refused with an EventError before AWS is asked for anything. A
+// message whose work is done, or which came too late to begin, is taken and
 // nothing is changed. A message that fails comes back after 30 seconds; the queue's
 // redrive policy says when it is put aside.
 //
@@ -50,13 +54,14 @@ func ParameterRotator(cfg aws.Config, registry rotators.Registry) lambda.Handler
 }
 
 const (
-	// ofShare is what a worker uses of its share of the writes. The planner needs
-	// some too, one for fifty rotations, and is refused for as long as workers leave
-	// nothing.
+	// ofShare is what a worker uses of its share of the writes. The planner needs some
+	// too, for names that its policy denies, and so do people who run rekey rotate and
+	// rekey plan. They are refused for as long as workers leave nothing.
 	ofShare = 0.97
-	// ofRotation is how many writes a rotation makes. A worker saves up so many
-	// while it waits for a slow target.
-	ofRotation = 2
+	// ofRotation is how many of the writes a rotation takes: to describe the parameter, to
+	// store its record, and to promote. A worker saves up so many while it waits for a
+	// slow target.
+	ofRotation = 3
 )
 
 // parameterStore returns the client of both functions. Parameter Store's quotas
@@ -86,20 +91,31 @@ func (h *parameterRotator) Invoke(ctx context.Context, payload []byte) ([]byte, 
 	if h.err != nil {
 		return nil, h.err
 	}
-	record, err := readQueueEvent(payload)
+	record, m, err := readMessage(payload, function(ctx))
 	if err == nil {
-		var m queue.Message
-		if m, err = queue.Decode(record.Body); err == nil {
-			if err := h.carryOut(ctx, m); err != nil {
-				return nil, h.failed(ctx, record, err)
-			}
-			return []byte("null"), nil
+		if err := h.carryOut(ctx, m); err != nil {
+			return nil, h.failed(ctx, record, err)
 		}
+		return []byte("null"), nil
 	}
 	// The engine logs what fails in a step. This fails before.
 	err = &EventError{err}
 	h.engine.Log.ErrorContext(ctx, "event", "messageId", record.MessageId, "error", err.Error())
 	return nil, h.failed(ctx, record, err)
+}
+
+// readMessage decodes an event of one message, and checks all that can be known of the
+// message before AWS is asked for anything.
+func readMessage(payload []byte, here arn.ARN) (events.SQSMessage, queue.Message, error) {
+	record, err := readQueueEvent(payload)
+	if err != nil {
+		return record, queue.Message{}, err
+	}
+	m, err := queue.Decode(record.Body)
+	if err != nil {
+		return record, m, err
+	}
+	return record, m, m.Check(here, record.Attributes["MessageGroupId"])
 }
 
 // readQueueEvent decodes an event of one message.
@@ -177,8 +193,12 @@ func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	}
 	// What somebody stored by hand does not work. A new attempt, from their
 	// version, has the target accept what readers get.
-	if p, err = h.now(ctx, p); err != nil {
-		return h.logged(ctx, m.Parameter, err)
+	now, err := store.Look(ctx, p.ARN, p.Token())
+	if err == nil {
+		p.Base, err = strconv.ParseInt(now.Current, 10, 64)
+	}
+	if err != nil {
+		return h.logged(ctx, p, err)
 	}
 	return engine.Run(ctx, h.store(ctx, p), p.ARN, p.Token())
 }
@@ -197,26 +217,10 @@ func (h *parameterRotator) logged(ctx context.Context, p paramstore.Parameter, e
 	return err
 }
 
-// now returns the parameter as it is now.
-func (h *parameterRotator) now(ctx context.Context, p paramstore.Parameter) (paramstore.Parameter, error) {
-	if err := h.writes.Wait(ctx); err != nil {
-		return p, err
-	}
-	found, err := paramstore.Describe(ctx, h.ssm, []string{p.Name})
-	switch {
-	case err != nil:
-		return p, err
-	case len(found) == 0:
-		return p, rotators.Permanent(paramstore.ErrGone)
-	}
-	found[0].ARN = p.ARN
-	return found[0].Parameter, found[0].Refused
-}
-
 // drop says why an order is not carried out; "" if it is. What has begun is
 // always finished: the target may accept the pending value already.
 func (h *parameterRotator) drop(ctx context.Context, store *paramstore.Store, m queue.Message) (why string, err error) {
-	a, err := store.Load(ctx, m.Parameter.ARN, m.Parameter.Token())
+	a, err := store.Look(ctx, m.Parameter.ARN, m.Parameter.Token())
 	switch {
 	case errors.Is(err, paramstore.ErrGone):
 		return "the parameter was deleted", nil

@@ -3,6 +3,7 @@ package functions_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -216,7 +217,7 @@ func TestCrashSweepOfAParameter(t *testing.T) {
 	}
 }
 
-// What a rotation costs: of the pool of three a second, two writes.
+// What a rotation costs: of the pool of three a second, one description and two writes.
 func TestCallsOfAParametersRotation(t *testing.T) {
 	p := newParameter(t, asJSON, nil)
 	before := len(p.cloud.Calls())
@@ -227,9 +228,12 @@ func TestCallsOfAParametersRotation(t *testing.T) {
 	for _, c := range p.cloud.Calls()[before:] {
 		count[c.Operation]++
 	}
-	fmt.Println("AWS calls of a parameter's rotation:", count)
-	if count["PutParameter"] != 2 || count["DeleteParameters"] != 1 || count["DescribeParameters"]+count["GetParameterHistory"]+count["LabelParameterVersion"] != 0 {
-		t.Error("more writes than two puts and one delete")
+	fmt.Println("AWS calls of a parameter's rotation:", len(p.cloud.Calls())-before, count)
+	if count["DescribeParameters"] != 1 || count["PutParameter"] != 2 || count["DeleteParameters"] != 1 || count["GetParameterHistory"]+count["LabelParameterVersion"] != 0 {
+		t.Error("more of the writes than a description and two puts, or more than one delete")
+	}
+	if n := len(p.cloud.Calls()) - before; n > 14 {
+		t.Errorf("%d calls, want 14 at most", n)
 	}
 	if err := p.rotated(t.Context(), 2); err != nil {
 		t.Error(err)
@@ -448,6 +452,50 @@ func TestAChangeByHand(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Somebody changes the parameter by hand after it was read and before it is described.
+// What was described is not what was ordered, so nothing is done.
+func TestAChangeBeforeItIsDescribed(t *testing.T) {
+	var p *parameter
+	var armed atomic.Bool
+	p = newParameter(t, asJSON, func(c localaws.Call) localaws.Fault {
+		if c.Operation == "DescribeParameters" && armed.CompareAndSwap(true, false) {
+			if err := p.byHand(t.Context(), p.first+" "); err != nil {
+				t.Error(err)
+			}
+		}
+		return localaws.None
+	})
+	armed.Store(true)
+	if err := p.deliver(); err != nil {
+		t.Error(err)
+	}
+	version, value, err := p.now(t.Context())
+	left, err2 := p.records(t.Context())
+	if armed.Load() || version != 2 || value != p.first+" " || len(left) > 0 || err != nil || err2 != nil {
+		t.Errorf("version %d, and %d records are left over (%v, %v)", version, len(left), err, err2)
+	}
+}
+
+// One that an Expiration policy will delete is refused before anything is changed: also
+// where the rotator would change something outside before it has a value to store.
+func TestAParameterThatIsToBeDeletedIsRefused(t *testing.T) {
+	p := newParameter(t, asJSON, nil)
+	if err := p.cloud.EditParameter(parameterName, func(p *localaws.Parameter) {
+		p.Tier, p.Policies = "Advanced", `[{"Type":"Expiration","Version":"1.0","Attributes":{"Timestamp":"2050-01-01T00:00:00.000Z"}}]`
+	}); err != nil {
+		t.Fatal(err)
+	}
+	asked := &asker{ask: func(context.Context, rotators.Rotation) error { return nil }}
+	h := functions.ParameterRotator(p.as("parameter-rotator", http.DefaultTransport), rotators.Registry{"postgres": asked})
+	_, err := h.Invoke(t.Context(), p.event())
+	if err == nil || !rotators.IsPermanent(err) || errors.Is(err, errAsked) || !strings.Contains(err.Error(), "createSecret of "+p.Parameter.ARN) || !strings.Contains(err.Error(), "Expiration policy") {
+		t.Errorf("got %v", err)
+	}
+	if err := p.untouched(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"golang.org/x/time/rate"
 
@@ -39,6 +41,16 @@ import (
 // resources are the functions' logical names in template.yaml, by access key.
 var resources = map[string]string{
 	"secret-rotator": "SecretRotator", "parameter-planner": "ParameterPlanner", "parameter-rotator": "ParameterRotator",
+}
+
+// people are principals of the tests' own, by access key. Their policies allow them all of
+// SQS, and the template names the first as an operator.
+var people = map[string]*policies.Role{
+	"operator": person("role/sso/operators-7f"), "stranger": person("role/stranger"), "namesake": person("role/operators-7f"),
+}
+
+func person(name string) *policies.Role {
+	return &policies.Role{Name: name, ARN: "arn:aws:iam::" + ours + ":" + name, Statements: []policies.Statement{{Sid: "Own", Actions: []string{"sqs:*"}, Resources: []string{"*"}}}}
 }
 
 // byServices are the statements for what AWS's services do in the name of a function's
@@ -70,44 +82,67 @@ func templateValues(function, account string) map[string]string {
 	return map[string]string{
 		"AWS::AccountId": account,
 		"AdminArns":      strings.Join(admins, ","),
+		"OperatorArns":   "arn:aws:iam::" + account + ":user/jane,arn:aws:iam::" + account + ":role/sso/operators-*",
 		"AdminRoleArns":  "arn:aws:iam::" + account + ":role/key-admin",
 		"RoleName":       "rotator",
 		"RoleAccounts":   ours,
 	}
 }
 
-// loadRole is a function's role in an account.
-func loadRole(function, account string, more map[string]string) (*policies.Role, error) {
+// loadTemplate is the template as it is deployed in an account.
+func loadTemplate(function, account string, more map[string]string) (*policies.Template, error) {
 	values := templateValues(function, account)
 	maps.Copy(values, more)
-	template, err := policies.Load("../template.yaml", values)
+	return policies.Load("../template.yaml", values)
+}
+
+// loadRole is a function's role in an account.
+func loadRole(function, account string, more map[string]string) (*policies.Role, error) {
+	template, err := loadTemplate(function, account, more)
 	if err != nil {
 		return nil, err
 	}
 	return template.Role(function)
 }
 
-// roles are those of loadRole, by all that makes them differ.
-var roles sync.Map
+// loadQueuePolicies are the policies of the queues in an account.
+func loadQueuePolicies(account string, more map[string]string) ([]*policies.Role, error) {
+	template, err := loadTemplate("ParameterRotator", account, more)
+	if err != nil {
+		return nil, err
+	}
+	return template.QueuePolicies()
+}
 
-// policed decides what the functions may do in an account. more are parameters of
-// the template.
+// roles and queuePolicies are those of loadRole and loadQueuePolicies, by all that makes
+// them differ.
+var roles, queuePolicies sync.Map
+
+// once loads what the tests of an account have in common.
+func once[T any](of *sync.Map, key string, load func() (T, error)) (T, error) {
+	f, _ := of.LoadOrStore(key, sync.OnceValues(load))
+	return f.(func() (T, error))()
+}
+
+// policed decides what the functions, and people, may do in an account. more are
+// parameters of the template.
 func policed(t *testing.T, account string, more ...string) func(string, []localaws.Access) *localaws.Denial {
 	t.Helper()
 	values := map[string]string{}
 	for i := 0; i < len(more); i += 2 {
 		values[more[i]] = more[i+1]
 	}
-	all := map[string]*policies.Role{}
+	all := maps.Clone(people)
 	for key, function := range resources {
-		load, _ := roles.LoadOrStore(fmt.Sprint(function, account, more), sync.OnceValues(func() (*policies.Role, error) {
-			return loadRole(function, account, values)
-		}))
-		role, err := load.(func() (*policies.Role, error))()
+		role, err := once(&roles, fmt.Sprint(function, account, more), func() (*policies.Role, error) { return loadRole(function, account, values) })
 		if err != nil {
 			t.Fatal(err)
 		}
 		all[key] = role
+	}
+	queues, err := once(&queuePolicies, fmt.Sprint(account, more), func() ([]*policies.Role, error) { return loadQueuePolicies(account, values) })
+	if err != nil {
+		t.Fatal(err)
 	}
 	return func(key string, needs []localaws.Access) (denial *localaws.Denial) {
 		role, ok := all[key]
@@ -115,8 +150,18 @@ func policed(t *testing.T, account string, more ...string) func(string, []locala
 			return nil
 		}
 		for _, a := range needs {
-			d := ledger.Decide(role, policies.Access{Action: a.Action, Resource: a.Resource, Context: a.Context, Granted: a.Granted})
-			if !d.Allowed && denial == nil {
+			access := policies.Access{Action: a.Action, Resource: a.Resource, Context: maps.Clone(a.Context), Granted: a.Granted}
+			if access.Context == nil {
+				access.Context = map[string][]string{}
+			}
+			access.Context["aws:PrincipalArn"] = []string{role.ARN}
+			access.Context["aws:PrincipalIsAWSService"] = []string{"false"}
+			byQueue := strings.HasPrefix(a.Action, "sqs:") && slices.ContainsFunc(queues, func(q *policies.Role) bool { return ledger.Decide(q, access).Denied })
+			if byQueue {
+				denial = &localaws.Denial{Access: a, Explicit: true, ByResource: true}
+				continue
+			}
+			if d := ledger.Decide(role, access); !d.Allowed && denial == nil {
 				denial = &localaws.Denial{Access: a, Explicit: d.Denied}
 			}
 		}
@@ -147,40 +192,50 @@ func checkPolicies() (ok bool) {
 		ok = false
 	}
 	permissions, added, refused := 0, 0, 0
-	for _, function := range slices.Sorted(maps.Values(resources)) {
-		role, err := loadRole(function, ours, nil)
-		if err != nil {
-			fail("%v", err)
-			continue
-		}
+	// hold tells what of a role or of a queue's policy nobody needs, and whether it would
+	// tell that of more.
+	hold := func(role *policies.Role) {
 		for _, p := range role.Permissions() {
 			if !slices.Contains(byServices, p.Sid) {
 				permissions++
 			}
 		}
 		for _, p := range ledger.Unused(role) {
-			if slices.Contains(byServices, p.Sid) {
-				continue
+			if !slices.Contains(byServices, p.Sid) {
+				fail("%s: nothing needs %s in %s", role.Name, p.Action, p.Sid)
 			}
-			fail("%s: nothing needs %s in %s", function, p.Action, p.Sid)
 		}
 		for _, p := range ledger.Idle(role) {
-			if slices.Contains(byServices, p.Sid) {
-				continue
+			if !slices.Contains(byServices, p.Sid) {
+				fail("%s: without %s in %s nothing changes", role.Name, p.Action, p.Sid)
 			}
-			fail("%s: without %s in %s nothing changes", function, p.Action, p.Sid)
 		}
 		const more = "kms:ScheduleKeyDeletion" // which no function may
 		for _, s := range role.Statements {
 			added++
 			want := policies.Permission{Sid: s.Sid, Action: more}
 			if unused := ledger.Unused(role.With(s.Sid, more)); !slices.Contains(unused, want) {
-				fail("%s: that %s was added to %s would go unnoticed", function, more, s.Sid)
+				fail("%s: that %s was added to %s would go unnoticed", role.Name, more, s.Sid)
 			}
 			if idle := ledger.Idle(role.With(s.Sid, more)); !slices.Contains(idle, want) {
-				fail("%s: that %s was added to %s would go unnoticed", function, more, s.Sid)
+				fail("%s: that %s was added to %s would go unnoticed", role.Name, more, s.Sid)
 			}
 		}
+	}
+	queues, err := loadQueuePolicies(ours, nil)
+	if err != nil || len(queues) != 2 {
+		fail("%d policies of queues (%v)", len(queues), err)
+	}
+	for _, queue := range queues {
+		hold(queue)
+	}
+	for _, function := range slices.Sorted(maps.Values(resources)) {
+		role, err := loadRole(function, ours, nil)
+		if err != nil {
+			fail("%v", err)
+			continue
+		}
+		hold(role)
 		for _, e := range ledger.Entries(function) {
 			if e.Allowed || e.Denied {
 				continue
@@ -193,7 +248,7 @@ func checkPolicies() (ok bool) {
 		}
 	}
 	if ok {
-		fmt.Printf("policies: %d requests for a permission, of which %d different ones were refused for want of a tag; each of the %d permissions of the three functions is used, and without any one of them something changes; one too many in any of the %d statements would be noticed\n",
+		fmt.Printf("policies: %d requests for a permission, of which %d different ones were refused for want of a tag; each of the %d permissions of the three functions and denials of the two queues is used, and without any one of them something changes; one too many in any of the %d statements would be noticed\n",
 			ledger.Asked(), refused, permissions, added)
 	}
 	return ok
@@ -217,6 +272,102 @@ func TestWildcards(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Who may send and take orders, of those whose own policies allow it all: the planner and
+// operators send, the worker takes (and Lambda, which polls in its name), and operators
+// look after what failed. By no policy does somebody else, also not under a name that
+// looks like an operator's.
+func TestTheQueuesAreForThoseWhoAreNamed(t *testing.T) {
+	for named, operators := range map[string][]string{"an operator is named": nil, "nobody is named": {"OperatorArns", ""}} {
+		t.Run(named, func(t *testing.T) {
+			cloud := localaws.New(localaws.Config{Authorize: policed(t, ours, operators...)})
+			t.Cleanup(cloud.Close)
+			server := httptest.NewServer(cloud)
+			t.Cleanup(server.Close)
+			as := func(key string) *sqs.Client {
+				return sqs.NewFromConfig((&setup{endpoint: server.URL}).as(key, http.DefaultTransport))
+			}
+			for queue, may := range map[string]map[string]string{
+				liveQueue: {"send": "parameter-planner operator", "take": "parameter-rotator", "purge": "operator"},
+				deadQueue: {"send": "operator", "take": "operator", "purge": "operator"},
+			} {
+				if _, err := cloud.AddQueue(queue, map[string]string{"FifoQueue": "true"}); err != nil {
+					t.Fatal(err)
+				}
+				url := aws.String(cloud.QueueURL(server.URL, queue))
+				n := 0
+				send := func(c *sqs.Client) error {
+					n++
+					_, err := c.SendMessage(t.Context(), &sqs.SendMessageInput{QueueUrl: url, MessageBody: aws.String("x"), MessageGroupId: aws.String(fmt.Sprint(n)), MessageDeduplicationId: aws.String(fmt.Sprint(n))})
+					return err
+				}
+				sendBatch := func(c *sqs.Client) error {
+					n++
+					_, err := c.SendMessageBatch(t.Context(), &sqs.SendMessageBatchInput{QueueUrl: url, Entries: []sqstypes.SendMessageBatchRequestEntry{
+						{Id: aws.String("a"), MessageBody: aws.String("x"), MessageGroupId: aws.String(fmt.Sprint(n)), MessageDeduplicationId: aws.String(fmt.Sprint(n))},
+					}})
+					return err
+				}
+				receive := func(c *sqs.Client) (*string, error) {
+					out, err := c.ReceiveMessage(t.Context(), &sqs.ReceiveMessageInput{QueueUrl: url})
+					if err != nil || len(out.Messages) == 0 {
+						return aws.String("none"), err
+					}
+					return out.Messages[0].ReceiptHandle, nil
+				}
+				// held is a message that somebody received who may.
+				held := func() *string {
+					if err := send(as("local")); err != nil {
+						t.Fatal(err)
+					}
+					handle, err := receive(as("local"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					return handle
+				}
+				for _, c := range []struct {
+					right, call string
+					do          func(*sqs.Client) error
+				}{
+					{"send", "SendMessage", send},
+					{"send", "SendMessageBatch", sendBatch},
+					{"take", "ReceiveMessage", func(c *sqs.Client) error { _, err := receive(c); return err }},
+					{"take", "ChangeMessageVisibility", func(c *sqs.Client) error {
+						_, err := c.ChangeMessageVisibility(t.Context(), &sqs.ChangeMessageVisibilityInput{QueueUrl: url, ReceiptHandle: held(), VisibilityTimeout: 30})
+						return err
+					}},
+					{"take", "DeleteMessage", func(c *sqs.Client) error {
+						_, err := c.DeleteMessage(t.Context(), &sqs.DeleteMessageInput{QueueUrl: url, ReceiptHandle: held()})
+						return err
+					}},
+					{"purge", "PurgeQueue", func(c *sqs.Client) error {
+						_, err := c.PurgeQueue(t.Context(), &sqs.PurgeQueueInput{QueueUrl: url})
+						return err
+					}},
+				} {
+					for _, who := range []string{"parameter-planner", "parameter-rotator", "secret-rotator", "operator", "namesake", "stranger"} {
+						if c.call == "PurgeQueue" && who == "parameter-planner" && queue == liveQueue {
+							continue // not denied, nor allowed by its role
+						}
+						allowed := slices.Contains(strings.Fields(may[c.right]), who) && !(who == "operator" && operators != nil)
+						err := c.do(as(who))
+						switch {
+						case allowed && err != nil:
+							t.Errorf("%s, %s by %s: %v", queue, c.call, who, err)
+						case !allowed && (err == nil || !strings.Contains(err.Error(), "with an explicit deny in a resource-based policy")):
+							t.Errorf("%s, %s by %s: %v", queue, c.call, who, err)
+						}
+					}
+				}
+				// What CloudFormation needs in the name of whoever deploys is left to IAM.
+				if _, err := as("stranger").SetQueueAttributes(t.Context(), &sqs.SetQueueAttributesInput{QueueUrl: url, Attributes: map[string]string{"VisibilityTimeout": "150"}}); err != nil {
+					t.Errorf("%s: %v", queue, err)
+				}
+			}
+		})
 	}
 }
 

@@ -309,7 +309,7 @@ func TestTheTemplatesEnvironment(t *testing.T) {
 }
 
 func TestAMistakeInTheEnvironmentIsNamed(t *testing.T) {
-	for name, value := range map[string]string{"PASSWORD_LENGTH": "long", "EXCLUDE_NUMBERS": "perhaps", "REKEY_ROTATORS": "postgres,oracle",
+	for name, value := range map[string]string{"PASSWORD_LENGTH": "2000000000", "EXCLUDE_NUMBERS": "perhaps", "REKEY_ROTATORS": "postgres,oracle",
 		"REKEY_HOSTS": "*", "REKEY_REQUIRE_TLS": "often", "REKEY_ADMINS": "all", "REKEY_ROLE_EXTERNAL_ID": "with spaces",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package rotators
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"maps"
 	"slices"
@@ -31,6 +32,13 @@ type Rotation struct {
 	// get, newest first: what attempts that were abandoned half way may have
 	// left the target with. Read it only when nothing else is accepted.
 	Leftovers func(context.Context) iter.Seq2[Secret, error]
+	// Use reports what the secret holds a credential for at this moment; holds reports
+	// whether a value contains the credential. Call Use right before each revocation of a
+	// credential that Create made outside: any list read earlier may be out of date. An
+	// error means that another run or a person has changed the secret since this step
+	// began, or that a version cannot be read. Then revoke nothing, and return an error
+	// that wraps this one.
+	Use func(ctx context.Context, holds func(Secret) bool) (Use, error)
 	// Lookup reads another secret, by ARN or name, or a parameter, as
 	// "ssm:/path": an admin's login, usually. To a login that RDS manages, whose
 	// value is a user and a password only, it adds the host, the port and the
@@ -47,6 +55,22 @@ type Rotation struct {
 	// Limits is what the operator of the function allows, whatever Settings ask for.
 	Limits Limits
 }
+
+// Use is what a secret holds a credential for: the most that any of its versions does.
+type Use int
+
+const (
+	// Unused: no application can hold it any more, if any ever did. No version holds it,
+	// or only such as lost their labels before the version that was retired last.
+	Unused Use = iota
+	// Former: applications may hold it, although they no longer get it. The version
+	// before the current one, the one that an order to retire names or, until that is
+	// carried out, one without a label holds it.
+	Former
+	// InUse: the current version holds it, the pending one, or one with a label that the
+	// owner has given it.
+	InUse
+)
 
 // Rotator makes, installs and proves credentials of one kind. Implementations
 // are safe for concurrent use and keep nothing between calls: each call may
@@ -101,10 +125,12 @@ type Retirer interface {
 // value is to be encrypted with can be used. It is used only for secrets whose tag
 // rekey:rotator names it, and not by the field "engine" of a value.
 type Discarder interface {
-	// Discard removes what Create made for Pending, which no reader ever gets: another
-	// run of the same attempt had stored its own value by then, or somebody else
-	// changed Current meanwhile, and that stays. It may never run, after a crash: the
-	// next Set or Create finds then what was left.
+	// Discard removes what Create made for Pending, which will not be promoted: it could
+	// not be stored, another run of the same attempt had stored its own value by then, or
+	// somebody else changed Current meanwhile, and that stays. Pending itself is no use in
+	// the sense of Rotation.Use. What a version in use holds too is left alone, and so is
+	// what applications may hold: the error then wraps ErrFormer. Discard may never run,
+	// after a crash: the next Set or Create finds then what was left.
 	Discard(ctx context.Context, r Rotation) error
 }
 
@@ -118,6 +144,10 @@ type Recognizer interface {
 	// target accepts it already.
 	Recognize(r Rotation) error
 }
+
+// ErrFormer says that a credential was not discarded, because a version that
+// applications got before holds it: it is to be retired when its grace is over.
+var ErrFormer = errors.New("applications may hold the credential, so it is not discarded")
 
 // Registry holds the rotators a function can use, by the name owners write in
 // the rekey:rotator tag or in the engine field of a value. It is a literal in

@@ -38,7 +38,7 @@ type Settings struct {
 // set a rotator holds to be safe for its target and never widens it. The zero
 // policy asks for nothing.
 type PasswordPolicy struct {
-	Length  int    // characters; 0: the rotator's default
+	Length  int    // characters, at most MaxPasswordLength; 0: the rotator's default
 	Only    string // use only these characters; "": no such limit
 	Exclude string // use none of these
 }
@@ -50,11 +50,17 @@ const (
 	minAlphabet = 10
 )
 
+// MaxPasswordLength is the longest password that is generated, in characters. It is what
+// Secrets Manager's own GetRandomPassword makes at the most, which AWS's rotation
+// templates call. Each target may have a lower limit of its own: MySQL takes 256
+// characters.
+const MaxPasswordLength = 4096
+
 // Generate returns a random password of length characters from alphabet, both
 // as narrowed by the policy. It holds at least one character of each class
 // (lower case, upper case, digit, other) that is left in the alphabet, because
 // many servers insist. The error, which is permanent, says what the policy
-// leaves too little of.
+// leaves too little of, or that it asks for more than MaxPasswordLength.
 func (p PasswordPolicy) Generate(length int, alphabet string) (Secret, error) {
 	length, left, err := p.narrow(length, alphabet)
 	if err != nil {
@@ -104,6 +110,9 @@ func (p PasswordPolicy) narrow(length int, alphabet string) (int, []rune, error)
 	}
 	if length < minLength {
 		return 0, nil, Permanent(fmt.Errorf("a password of %d characters is too short: ask for %d or more", length, minLength))
+	}
+	if length > MaxPasswordLength {
+		return 0, nil, Permanent(fmt.Errorf("a password of %d characters is too long: ask for %d or fewer", length, MaxPasswordLength))
 	}
 	left := []rune(strings.Map(func(r rune) rune {
 		if p.Only != "" && !strings.ContainsRune(p.Only, r) || strings.ContainsRune(p.Exclude, r) {

@@ -202,6 +202,7 @@ func TestGenerate(t *testing.T) {
 		without string
 	}{
 		{PasswordPolicy{Length: 12}, 12, ""},
+		{PasswordPolicy{Length: MaxPasswordLength}, MaxPasswordLength, ""},
 		{PasswordPolicy{Exclude: "-._ABC/@"}, 32, "-._ABC"},
 		{PasswordPolicy{Only: "0123456789abcdef!"}, 32, "ghijkl!"},
 		{PasswordPolicy{Length: 8, Only: "0123456789"}, 8, "abc"},
@@ -211,8 +212,8 @@ func TestGenerate(t *testing.T) {
 			t.Errorf("%+v: %q, %v", c.policy, p, err)
 		}
 	}
-	for _, policy := range []PasswordPolicy{{Length: 7}, {Only: "abc"}, {Only: "!!!!!!!!!!!!!!!!!"}, {Exclude: safe}} {
-		if _, err := policy.Generate(32, safe); err == nil || !IsPermanent(err) {
+	for _, policy := range []PasswordPolicy{{Length: 7}, {Length: MaxPasswordLength + 1}, {Length: 2_000_000_000}, {Only: "abc"}, {Only: "!!!!!!!!!!!!!!!!!"}, {Exclude: safe}} {
+		if _, err := policy.Generate(32, safe); err == nil || !IsPermanent(err) || policy.Length > MaxPasswordLength && !strings.Contains(err.Error(), "4096 or fewer") {
 			t.Errorf("%+v: %v", policy, err)
 		}
 	}

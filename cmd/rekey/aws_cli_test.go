@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/rekeyhq/rekey/internal/servers"
+	"github.com/rekeyhq/rekey/internal/tools"
 )
 
 // shell is one in which the exports that rekey local printed were pasted.
@@ -23,6 +24,7 @@ type shell struct {
 	env []string
 	arn string // that of secret-rotator, as printed
 	dir string // where everything is compiled
+	cli string // the AWS CLI
 }
 
 // shipped compiles what ships, once, as make build lays it out.
@@ -47,6 +49,10 @@ func startLocal(t *testing.T) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
+	cli, err := tools.Find("aws")
+	if err != nil {
+		t.Fatal(err)
+	}
 	local := exec.Command(filepath.Join(dir, "rekey"), "local", "--port", "0")
 	var log bytes.Buffer
 	local.Stderr = &log
@@ -66,7 +72,8 @@ func startLocal(t *testing.T) *shell {
 			t.Logf("rekey local logged:\n%s", log.String())
 		}
 	})
-	s := &shell{t: t, dir: dir, env: append(os.Environ(), "AWS_PAGER=", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")}
+	s := &shell{t: t, dir: dir, cli: cli["aws"], env: append(os.Environ(), "PATH="+os.Getenv("PATH")+":"+filepath.Dir(cli["aws"]),
+		"AWS_PAGER=", "AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null")}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		line := strings.TrimSpace(lines.Text())
 		if strings.HasPrefix(line, "arn:aws:lambda:") && strings.HasSuffix(line, ":secret-rotator") {
@@ -89,16 +96,12 @@ func startLocal(t *testing.T) *shell {
 // AWS_ENDPOINT_URL, so the flag is given.
 func (s *shell) aws(into any, args ...string) error {
 	s.t.Helper()
-	program, err := exec.LookPath("aws")
-	if err != nil {
-		s.t.Fatal("the AWS CLI is not installed: sudo apt-get install --yes awscli, or make test, which does it")
-	}
 	for _, v := range s.env {
 		if endpoint, ok := strings.CutPrefix(v, "AWS_ENDPOINT_URL="); ok {
 			args = append([]string{"--endpoint-url", endpoint, "--output", "json"}, args...)
 		}
 	}
-	cmd := exec.CommandContext(s.t.Context(), program, args...)
+	cmd := exec.CommandContext(s.t.Context(), s.cli, args...)
 	cmd.Env = s.env
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems

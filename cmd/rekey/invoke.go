@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 
 	"github.com/rekeyhq/rekey/internal/locallambda"
+	"github.com/rekeyhq/rekey/internal/queue"
 )
 
 func invokeCommand() *command {
@@ -105,16 +106,25 @@ func given(flags *flag.FlagSet, name string) (found bool) {
 	return found
 }
 
-// accountOf returns the account of the secret that an event names; "" if it
+// accountOf returns the account of the secret or parameter that an event names; "" if it
 // names none. The function takes it for its own, and so acts with the caller's
 // credentials, whichever account they are of.
 func accountOf(event []byte) string {
 	var e struct {
 		SecretID string `json:"SecretId"`
+		Records  []struct{ Body string }
 	}
 	_ = json.Unmarshal(event, &e) // an event of any kind may be sent
-	secret, _ := arn.Parse(e.SecretID)
-	return secret.AccountID
+	id := e.SecretID
+	if len(e.Records) == 1 {
+		if m, err := queue.Decode(e.Records[0].Body); err == nil && m.Retire != nil {
+			id = m.Retire.ARN
+		} else if err == nil {
+			id = m.Parameter.ARN
+		}
+	}
+	named, _ := arn.Parse(id)
+	return named.AccountID
 }
 
 // readEvent reads a JSON event from a file, or from stdin if file is "-".

@@ -23,6 +23,8 @@ func TestInvoke(t *testing.T) {
 		// Whose secret it is, the caller's credentials say, not an account made up here.
 		{"account", `{"do":"context","SecretId":"arn:aws:secretsmanager:us-east-1:123456789012:secret:app-AbCdEf"}`, nil, succeeded,
 			`{"arn":"arn:aws:lambda:us-east-1:123456789012:function:secret-rotator"`, ""},
+		{"account of a parameter", `{"do":"context","Records":[{"body":"{\"parameter\":{\"arn\":\"arn:aws:ssm:us-east-1:123456789012:parameter/app\",\"name\":\"/app\",\"base\":1}}"}]}`, nil, succeeded,
+			`{"arn":"arn:aws:lambda:us-east-1:123456789012:function:secret-rotator"`, ""},
 		{"error", `{"do":"fail as","text":"StepError"}`, nil, failed,
 			`{"errorType":"StepError","errorMessage":"as asked"}` + "\n", "\nrekey invoke: secret-rotator failed: StepError: as asked\n"},
 		{"time-out", `{"do":"hang"}`, []string{"--timeout", "300ms"}, failed,

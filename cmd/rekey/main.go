@@ -78,7 +78,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		for _, c := range commands() {
 			if c.name == name {
 				return c.run(ctx, &call{
-					command: c, args: args[1:], stdin: stdin, stdout: stdout, stderr: stderr,
+					command: c, args: args[1:], stdin: stdin, stdout: &screen{stdout}, stderr: &screen{stderr},
 					now: time.Now, pause: pause,
 				})
 			}

@@ -80,8 +80,8 @@ func plan(ctx context.Context, c *call) int {
 	return succeeded
 }
 
-// survey finds the parameters of a stage and all that the planner would find
-// wrong with them, in the planner's way.
+// survey finds the parameters of a stage and all that the planner and the worker would
+// find wrong with them, in their way.
 func survey(ctx context.Context, cfg aws.Config, stage string, now time.Time, told *progress) ([]*inventory.Parameter, error) {
 	all, err := inventory.Tagged(ctx, tagging.NewFromConfig(cfg), stage, told.part("found", 0))
 	if err != nil {
@@ -106,7 +106,7 @@ func survey(ctx context.Context, cfg aws.Config, stage string, now time.Time, to
 }
 
 // describe finds out what is wrong with parameters that are due and shows only in
-// their description. The planner describes no others.
+// their description: what the worker, which asks for that too, would refuse.
 func describe(ctx context.Context, client *ssm.Client, parameters []*inventory.Parameter, now time.Time, told *progress) error {
 	byName := map[string]*inventory.Parameter{}
 	var names []string

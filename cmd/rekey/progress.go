@@ -16,6 +16,7 @@ type progress struct {
 }
 
 func newProgress(w io.Writer) *progress {
+	w = rawly(w) // texts of ours and numbers only
 	p := &progress{w: w}
 	if file, ok := w.(*os.File); ok {
 		info, err := file.Stat()

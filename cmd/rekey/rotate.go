@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -40,7 +39,8 @@ both; ssm:NAME is the parameter only, an ARN what it says.
 For a secret it calls RotateSecret, and the rotation must be configured. For a
 parameter it puts an order into the queue between rekey's functions, as the planner
 does: name the queue with REKEY_QUEUE_URL or --queue-url (it is the template's
-output ParameterQueueUrl). The parameter must be tagged for rekey; one that is
+output ParameterQueueUrl). The queue takes orders of those alone whom the template's
+parameter OperatorArns names. The parameter must be tagged for rekey; one that is
 paused is rotated all the same.
 
 With --wait it follows the rotation, tells on stderr how far it is, and ends when
@@ -143,14 +143,11 @@ func (m meaning) String() string {
 	return "parameter"
 }
 
-// parameterName is what a name must be like to be a parameter's. Parameter Store
-// refuses to look for others.
-var parameterName = regexp.MustCompile(`^([A-Za-z0-9_.-]+|(/[A-Za-z0-9_.-]+)+)$`)
-
-// meant reads what was asked for.
+// meant reads what was asked for. Parameter Store refuses to look for what is no name of a
+// parameter.
 func meant(text string) (meaning, error) {
 	id, named := strings.CutPrefix(text, "ssm:")
-	m := meaning{id: id, secret: !named, parameter: parameterName.MatchString(id)}
+	m := meaning{id: id, secret: !named, parameter: paramstore.IsName(id)}
 	if parsed, err := arn.Parse(id); err == nil {
 		m.secret = !named && parsed.Service == "secretsmanager" && strings.HasPrefix(parsed.Resource, "secret:")
 		m.parameter = parsed.Service == "ssm" && strings.HasPrefix(parsed.Resource, "parameter/")

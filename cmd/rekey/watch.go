@@ -165,12 +165,13 @@ func (c *call) show(ctx context.Context, w *watch.Watcher, length time.Duration,
 	for lines := 0; ; { // of the drawing in the terminal
 		select {
 		case err := <-ended:
-			fmt.Fprint(c.stdout, erase(lines))
+			fmt.Fprint(rawly(c.stdout), erase(lines))
 			return err
 		case <-ticker.C:
 			if live {
 				text := w.Record().Text()
-				fmt.Fprint(c.stdout, erase(lines)+text)
+				fmt.Fprint(rawly(c.stdout), erase(lines))
+				fmt.Fprint(c.stdout, text)
 				lines = strings.Count(text, "\n")
 			}
 		}

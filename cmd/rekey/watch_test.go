@@ -98,6 +98,7 @@ func TestWatch(t *testing.T) {
 	t.Run("a key", a.watchKey)
 	t.Run("refuses", a.watchRefuses)
 	t.Run("ends", a.watchEnds)
+	t.Run("hostile", a.watchHostile)
 }
 
 // A picture of each with one command.

@@ -1,6 +1,7 @@
 // Package acme rotates API keys of Acme, a vendor that does not exist. It is an
 // example of a rotator in a module of its own, for people who write one: it
-// imports rekey's public packages and nothing else of it.
+// imports rekey's public packages and nothing else of it. It is built on apikey, as
+// rotators are whose keys a vendor makes.
 //
 // A key of Acme makes other keys of its account, with a name of the caller's
 // choice, lists them and deletes them. So readers never meet a refused key: the
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/apikey"
 )
 
 // The fields of the value. Whatever else stands in it is left alone.
@@ -30,116 +32,61 @@ const (
 // New returns the rotator. The address comes from main, not from the value, so
 // that whoever can write a secret cannot choose who is sent a key. transport is
 // the way out, http.DefaultTransport outside of tests.
+//
+// What Acme's API looks like is all that is written here. That no key is revoked
+// which somebody uses, whatever dies or comes twice, is apikey's part.
 func New(address string, transport http.RoundTripper) rotators.Rotator {
-	return &rotator{address, &http.Client{Transport: transport}}
+	client := &http.Client{Transport: transport}
+	return apikey.New(func(_ context.Context, r rotators.Rotation) (apikey.Issuer, error) {
+		for name := range r.Settings.Options {
+			return nil, rotators.Permanent(fmt.Errorf("acme has no option %q, nor any other: remove the tag rekey:options", name))
+		}
+		return &issuer{address, client, r}, nil
+	}, nil)
 }
 
-type rotator struct {
+// issuer is Acme for one rotation.
+type issuer struct {
 	address string
 	client  *http.Client
+	r       rotators.Rotation
 }
 
-var _ rotators.Retirer = (*rotator)(nil)
+func (a *issuer) ID(v rotators.Secret) (string, error) { return apikey.ID(v, fieldID, fieldKey) }
 
-// Create mints a key. A run before it may have minted one and died before it
-// could be stored: that one goes first.
-func (a *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
-	for name := range r.Settings.Options {
-		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("acme has no option %q, nor any other: remove the tag rekey:options", name))
-	}
-	if err := a.deleteStrays(ctx, r, r.Current); err != nil {
-		return rotators.Secret{}, err
-	}
+// A key's name says who made it, so nothing is written down before it is made.
+func (a *issuer) Begin(context.Context, string) error { return nil }
+func (a *issuer) Done(context.Context, string) error  { return nil }
+
+// Settling is 0: all of Acme's servers know of a key at once.
+func (a *issuer) Settling() time.Duration { return 0 }
+
+// Mint makes a key.
+func (a *issuer) Mint(ctx context.Context, name string) (apikey.Key, error) {
 	var made struct{ ID, Key string }
-	if err := a.call(ctx, r.Current, http.MethodPost, "/keys", key{Name: prefix(r) + r.Token}, &made); err != nil {
-		return rotators.Secret{}, fmt.Errorf("making a key: %w", err)
+	if err := a.call(ctx, a.r.Current, http.MethodPost, "/keys", map[string]string{"name": name}, &made); err != nil {
+		return apikey.Key{}, err
 	}
-	next, err := r.Current.Replace(fieldID, rotators.NewSecret(made.ID))
-	if err != nil {
-		return rotators.Secret{}, err
-	}
-	return next.Replace(fieldKey, rotators.NewSecret(made.Key))
+	return apikey.Key{ID: made.ID, Fields: map[string]rotators.Secret{
+		fieldID:  rotators.NewSecret(made.ID),
+		fieldKey: rotators.NewSecret(made.Key),
+	}}, nil
 }
 
-// Set has nothing to set: the key works since it was minted. If two runs of
-// Create met, this is where the key that was not stored goes.
-func (a *rotator) Set(ctx context.Context, r rotators.Rotation) error {
-	return a.deleteStrays(ctx, r, r.Current, r.Pending)
+// Strays lists the account's keys, of which apikey picks those that it made.
+func (a *issuer) Strays(ctx context.Context, _ ...string) (keys []apikey.Stray, err error) {
+	err = a.call(ctx, a.r.Current, http.MethodGet, "/keys", nil, &keys)
+	return keys, err
 }
 
-// Test uses the key for a call that changes nothing.
-func (a *rotator) Test(ctx context.Context, r rotators.Rotation) error {
-	return a.call(ctx, r.Pending, http.MethodGet, "/keys", nil, nil)
+// Verify uses the key for a call that changes nothing.
+func (a *issuer) Verify(ctx context.Context, v rotators.Secret) error {
+	return a.call(ctx, v, http.MethodGet, "/keys", nil, nil)
 }
 
-// Grace is a day, unless the owner says otherwise: readers fetch a secret anew at
-// least that often.
-func (a *rotator) Grace(s rotators.Settings) time.Duration {
-	if s.Grace < 0 {
-		return 24 * time.Hour
-	}
-	return s.Grace
-}
-
-// Retire deletes the previous key, which need not be one that rekey made, and
-// is the current one if the owner has edited what stands beside it.
-func (a *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
-	if err := a.deleteStrays(ctx, r, r.Current); err != nil {
-		return err
-	}
-	previous, err := r.Previous(ctx)
-	if err != nil || previous.IsZero() {
-		return err
-	}
-	old, err := previous.Field(fieldID)
-	if err != nil {
-		return err
-	}
-	current, err := r.Current.Field(fieldID)
-	if err != nil || old.IsZero() || old.Equal(current) {
-		return err
-	}
-	return a.delete(ctx, r.Current, old.Reveal())
-}
-
-// key is how Acme lists one.
-type key struct {
-	ID   string `json:"id,omitempty"`
-	Name string `json:"name"`
-}
-
-// prefix starts the name of every key that is made for one secret, and of no
-// other key: by it a stray is known.
-func prefix(r rotators.Rotation) string { return "rekey " + r.ID + " " }
-
-// deleteStrays deletes the keys that were made for this secret and that no
-// value to keep holds.
-func (a *rotator) deleteStrays(ctx context.Context, r rotators.Rotation, keep ...rotators.Secret) error {
-	kept := map[string]bool{}
-	for _, value := range keep {
-		id, err := value.Field(fieldID)
-		if err != nil {
-			return err
-		}
-		kept[id.Reveal()] = true
-	}
-	var keys []key
-	if err := a.call(ctx, r.Current, http.MethodGet, "/keys", nil, &keys); err != nil {
-		return fmt.Errorf("listing keys: %w", err)
-	}
-	for _, k := range keys {
-		if strings.HasPrefix(k.Name, prefix(r)) && !kept[k.ID] {
-			if err := a.delete(ctx, r.Current, k.ID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// delete is done if the key is gone already.
-func (a *rotator) delete(ctx context.Context, as rotators.Secret, id string) error {
-	err := a.call(ctx, as, http.MethodDelete, "/keys/"+url.PathEscape(id), nil, nil)
+// Revoke is done if the key is gone already.
+func (a *issuer) Revoke(ctx context.Context, id string) error {
+	err := a.call(ctx, a.r.Current, http.MethodDelete, "/keys/"+url.PathEscape(id), nil, nil)
 	if errors.Is(err, errGone) {
 		return nil
 	}
@@ -151,7 +98,7 @@ var errGone = errors.New("acme has no such key")
 // call makes one call with the key in a value. Only Acme's own 401 is a refusal;
 // that the network failed, or Acme did, says nothing about a key. What Acme
 // writes into the body of an error stays unread: nobody knows what that is.
-func (a *rotator) call(ctx context.Context, as rotators.Secret, method, path string, question, answer any) error {
+func (a *issuer) call(ctx context.Context, as rotators.Secret, method, path string, question, answer any) error {
 	secret, err := as.Field(fieldKey)
 	if err != nil {
 		return err

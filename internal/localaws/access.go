@@ -28,7 +28,8 @@ type Access struct {
 // Denial is an Access that the caller does not have.
 type Denial struct {
 	Access
-	Explicit bool // a policy denies it; otherwise none allows it
+	Explicit   bool // a policy denies it; otherwise none allows it
+	ByResource bool // and that is the policy of the resource
 }
 
 // authorize asks Config.Authorize whether the holder of the key that signed a call
@@ -50,9 +51,12 @@ func (s *Server) authorize(c call, service, operation string, body []byte) error
 	if denied.Resource != "*" {
 		message += " on resource: " + denied.Resource
 	}
-	if denied.Explicit {
+	switch {
+	case denied.Explicit && denied.ByResource:
+		message += " with an explicit deny in a resource-based policy"
+	case denied.Explicit:
 		message += " with an explicit deny in an identity-based policy"
-	} else {
+	default:
 		message += " because no identity-based policy allows the " + denied.Action + " action"
 	}
 	if service == "secretsmanager" && strings.HasPrefix(denied.Action, "kms:") {

@@ -22,6 +22,8 @@ type Store struct {
 	tags                       map[string]string
 	versions                   []version // oldest first
 	current, pending, previous string
+	promoted                   map[string]bool   // the versions that readers ever got
+	labels                     map[string]string // versions by an owner's own label
 }
 
 type version struct {
@@ -43,7 +45,16 @@ func New(value rotators.Secret, tags map[string]string) *Store {
 		tags:     maps.Clone(tags),
 		versions: []version{{First, value}},
 		current:  First,
+		promoted: map[string]bool{First: true},
+		labels:   map[string]string{},
 	}
+}
+
+// Label puts a label of the owner's own on a version, in place of where it was.
+func (s *Store) Label(label, name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.labels[label] = name
 }
 
 // Begin starts an attempt, the way Secrets Manager does: token names a pending
@@ -60,6 +71,15 @@ func (s *Store) Put(name string, value rotators.Secret) {
 	defer s.mu.Unlock()
 	s.versions = append(s.versions, version{name, value})
 	s.previous, s.current, s.pending = s.current, name, ""
+	s.promoted[name] = true
+}
+
+// Labelled returns the value that an owner's own label is on.
+func (s *Store) Labelled(label string) (value rotators.Secret, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name, ok := s.labels[label]
+	return s.find(name), ok
 }
 
 // Revert makes the first version current again by hand.
@@ -127,7 +147,7 @@ func (s *Store) Load(_ context.Context, id, token string) (*rotation.Attempt, er
 	if tags.Retire == s.current {
 		tags.Retire = ""
 	}
-	a := &rotation.Attempt{ID: ID, Token: token, Tags: tags, Current: s.current, Previous: s.previous}
+	a := &rotation.Attempt{ID: ID, Token: token, Tags: tags, Current: s.current, Previous: s.previous, Former: s.previous}
 	if tags.Retire != "" {
 		a.Previous = tags.Retire
 	}
@@ -153,13 +173,42 @@ func (s *Store) Value(_ context.Context, a *rotation.Attempt, which rotation.Whi
 	}[which]), nil
 }
 
+// Held implements rotation.Store.
+func (s *Store) Held(_ context.Context, a *rotation.Attempt) iter.Seq2[rotation.Held, error] {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []rotation.Held
+	for _, v := range s.versions {
+		switch {
+		case v.name == s.pending:
+		case v.name == s.current, v.name != a.Tags.Retire && s.labelled(v.name):
+			all = append(all, rotation.Held{Value: v.value, Use: rotators.InUse})
+		case v.name == s.previous, v.name == a.Tags.Retire:
+			all = append(all, rotation.Held{Value: v.value, Use: rotators.Former})
+		}
+	}
+	return func(yield func(rotation.Held, error) bool) {
+		for _, held := range all {
+			if !yield(held, nil) {
+				return
+			}
+		}
+	}
+}
+
+// labelled reports whether an owner's own label is on a version.
+func (s *Store) labelled(name string) bool {
+	return slices.Contains(slices.Collect(maps.Values(s.labels)), name)
+}
+
 // Leftovers implements rotation.Store.
-func (s *Store) Leftovers(context.Context, *rotation.Attempt) iter.Seq2[rotators.Secret, error] {
+func (s *Store) Leftovers(_ context.Context, a *rotation.Attempt) iter.Seq2[rotators.Secret, error] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var values []rotators.Secret
 	for _, v := range slices.Backward(s.versions) {
-		if v.name != s.current && v.name != s.pending && v.name != s.previous {
+		own := v.name == a.Token && a.State != rotation.Superseded && !s.promoted[v.name]
+		if v.name != s.current && v.name != s.pending && v.name != s.previous && !own && !s.labelled(v.name) {
 			values = append(values, v.value)
 		}
 	}
@@ -199,6 +248,7 @@ func (s *Store) Promote(_ context.Context, a *rotation.Attempt) error {
 		return nil
 	case a.Current:
 		s.previous, s.current, s.pending = s.current, a.Token, ""
+		s.promoted[a.Token] = true
 		return nil
 	default:
 		return rotators.Permanent(errors.New("another version is current"))
@@ -220,7 +270,25 @@ func (s *Store) Retired(_ context.Context, a *rotation.Attempt) error {
 func (s *Store) Discard(_ context.Context, a *rotation.Attempt) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.versions = slices.DeleteFunc(s.versions, func(v version) bool { return v.name == a.Token && v.name != s.current })
+	s.versions = slices.DeleteFunc(s.versions, func(v version) bool { return v.name == a.Token && !s.promoted[v.name] })
+	return nil
+}
+
+// Promoted implements rotation.Driven.
+func (s *Store) Promoted(_ context.Context, a *rotation.Attempt) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.Token == s.current || !s.promoted[a.Token] {
+		return "", nil
+	}
+	return a.Token, nil
+}
+
+// Order implements rotation.Driven.
+func (s *Store) Order(_ context.Context, a *rotation.Attempt) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tag(rotation.TagRetire, a.Tags.RetireOrder())
 	return nil
 }
 

@@ -15,7 +15,6 @@ import (
 // explain says what to do about a refusal of Parameter Store's that no retry
 // cures. Other errors it returns as they are.
 func (s *Store) explain(ctx context.Context, err error) error {
-	p := s.parameter
 	var (
 		pattern  *types.ParameterPatternMismatchException
 		full     *types.ParameterLimitExceeded
@@ -24,9 +23,9 @@ func (s *Store) explain(ctx context.Context, err error) error {
 	)
 	switch {
 	case errors.As(err, &pattern):
-		return rotators.Permanent(fmt.Errorf("the new value does not match the parameter's AllowedPattern %s: set rekey:password so that it does, or change the pattern (%w)", p.AllowedPattern, err))
+		return rotators.Permanent(fmt.Errorf("the new value does not match the parameter's AllowedPattern %s: set rekey:password so that it does, or change the pattern (%w)", s.described.AllowedPattern, err))
 	case keys.IsFailure(err):
-		return keys.Explain(ctx, s.Keys, p.KeyID, err)
+		return keys.Explain(ctx, s.Keys, s.keyID(ctx), err)
 	case errors.As(err, &full):
 		return rotators.Permanent(fmt.Errorf("the account has no room for one more parameter, which a rotation needs while it runs: delete some, or raise the tier of others (%w)", err))
 	case errors.As(err, &labelled):
@@ -35,4 +34,16 @@ func (s *Store) explain(ctx context.Context, err error) error {
 		return rotators.Permanent(fmt.Errorf("Parameter Store does not take the value: %w", err))
 	}
 	return err
+}
+
+// keyID is the parameter's KMS key, for an error to name; "" if that cannot be told.
+func (s *Store) keyID(ctx context.Context) string {
+	d := s.described
+	if d == nil {
+		d, _ = s.describe(ctx) // the value could not be read, which comes first
+	}
+	if d == nil {
+		return ""
+	}
+	return d.KeyID
 }

@@ -19,28 +19,49 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// Parameter is what must be known of a parameter to rotate it, beside its value
-// and its tags. All of it but the ARN and the name can change with the version
-// only, so it holds as long as the version is Base.
+// Parameter says which parameter is rotated, and from which version on. It is all that
+// a message of the queue holds of a parameter, so whoever can write a message chooses
+// nothing else. The rest is read from Parameter Store by the store that rotates it.
 type Parameter struct {
-	ARN            string `json:"arn"`
-	Name           string `json:"name"`
-	Base           int64  `json:"base"` // the version that readers got when this was read
-	KeyID          string `json:"keyId"`
-	Tier           string `json:"tier"`
-	DataType       string `json:"dataType,omitempty"`
-	Description    string `json:"description,omitempty"`
-	AllowedPattern string `json:"allowedPattern,omitempty"`
+	ARN  string `json:"arn"`
+	Name string `json:"name"`
+	Base int64  `json:"base"` // the version that applications read when the rotation was ordered
+}
+
+// nameForm is the form of every name that a parameter can have. It leaves no room for the
+// version or label that a selector has after a colon, nor for an ARN.
+var nameForm = regexp.MustCompile(`^([A-Za-z0-9_.-]+|(/[A-Za-z0-9_.-]+)+)$`)
+
+// IsName reports whether text can be the name of a parameter.
+func IsName(text string) bool { return nameForm.MatchString(text) }
+
+// Check returns an error unless ARN is the ARN of the parameter called Name and the name
+// can be that of a parameter to rotate. The error is permanent. Check asks nobody, so it
+// does not know whether there is such a parameter.
+func (p Parameter) Check() error {
+	id, err := arn.Parse(p.ARN)
+	switch {
+	case !IsName(p.Name):
+		return rotators.Permanent(fmt.Errorf("%q is not the name of a parameter: write the name alone, without a version, a label or an ARN", p.Name))
+	case err != nil || id.Service != "ssm" || id.Resource != "parameter/"+strings.TrimPrefix(p.Name, "/"):
+		return rotators.Permanent(fmt.Errorf("%q is not the ARN of the parameter %s", p.ARN, p.Name))
+	}
+	if err := Refuse(p.Name, types.ParameterTypeSecureString); err != nil {
+		return rotators.Permanent(fmt.Errorf("%s is not a parameter to rotate: %w", p.Name, err))
+	}
+	return nil
 }
 
 // Token identifies the attempt to rotate this version of the parameter: 64
@@ -88,10 +109,13 @@ func Begun(ctx context.Context, client *ssm.Client, reads Limiter) (map[string]b
 	return records, nil
 }
 
-// Described is a parameter as DescribeParameters has it.
+// Described is a parameter as DescribeParameters has it. All of it but the ARN and the
+// name can change with the version only, so it holds as long as the version is Base.
 type Described struct {
 	Parameter
-	Refused error // why it is not rekey's to rotate; nil if it is
+	KeyID, Tier, DataType       string
+	Description, AllowedPattern string
+	Refused                     error // why it is not rekey's to rotate; nil if it is
 }
 
 // DescribeAtOnce is how many parameters one call describes.
@@ -100,23 +124,30 @@ const DescribeAtOnce = 50
 // Describe reads what is to be known of at most DescribeAtOnce parameters, by
 // name. A name that is not there is left out.
 func Describe(ctx context.Context, client *ssm.Client, names []string) ([]Described, error) {
+	return describe(ctx, client, names, func(context.Context) error { return nil })
+}
+
+// describe is Describe. wait is called before every call: AWS may answer with a page that
+// is empty, and the next page is one more call.
+func describe(ctx context.Context, client *ssm.Client, names []string, wait func(context.Context) error) ([]Described, error) {
 	var all []Described
 	pages := ssm.NewDescribeParametersPaginator(client, &ssm.DescribeParametersInput{
 		MaxResults:       aws.Int32(DescribeAtOnce),
 		ParameterFilters: []types.ParameterStringFilter{{Key: aws.String("Name"), Option: aws.String("Equals"), Values: names}},
 	})
 	for pages.HasMorePages() {
+		if err := wait(ctx); err != nil {
+			return nil, err
+		}
 		page, err := pages.NextPage(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("describing parameters: %w", err)
 		}
 		for _, m := range page.Parameters {
 			all = append(all, Described{
-				Parameter: Parameter{
-					ARN: aws.ToString(m.ARN), Name: aws.ToString(m.Name), Base: m.Version,
-					KeyID: aws.ToString(m.KeyId), Tier: string(m.Tier), DataType: aws.ToString(m.DataType),
-					Description: aws.ToString(m.Description), AllowedPattern: aws.ToString(m.AllowedPattern),
-				},
+				Parameter: Parameter{ARN: aws.ToString(m.ARN), Name: aws.ToString(m.Name), Base: m.Version},
+				KeyID:     aws.ToString(m.KeyId), Tier: string(m.Tier), DataType: aws.ToString(m.DataType),
+				Description: aws.ToString(m.Description), AllowedPattern: aws.ToString(m.AllowedPattern),
 				Refused: refuse(m),
 			})
 		}

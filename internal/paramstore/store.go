@@ -35,14 +35,17 @@ type Store struct {
 	parameter Parameter
 	writes    Limiter
 
+	described  *Described        // read once, before anything is changed; nil before
 	tags       map[string]string // read once, nil before
 	connection string            // of siblings, read once
 	waited     bool              // for the promotion's write
 	seen       seen
+	versions   map[string]rotators.Secret // that were read, by number
 }
 
 // Limiter is waited for before every call that counts as one of Parameter
-// Store's writes, of which an account has three a second.
+// Store's writes, of which an account has three a second: PutParameter,
+// DescribeParameters, GetParameterHistory.
 type Limiter interface {
 	Wait(context.Context) error
 }
@@ -74,12 +77,66 @@ var ErrUntagged = errors.New("the tag rekey:rotator was taken off")
 // also one ListTagsForResource, and one GetParameter while the tag rekey:retire
 // is there. The values it sees on the way are what Value returns.
 //
+// Where the attempt is not over yet, the first Load also describes the parameter, once
+// and as one of the account's writes: how the parameter is stored is asked of Parameter
+// Store and of nobody else. So what may not be rotated is refused before a rotator is
+// asked for a new value, and what Set changes has been stored under all that promotion
+// will send. If the attempt has a value already, Load waits for the promotion's write too.
+//
 // A token of this order is Current as soon as the record is gone and the version
 // is past the base: the order is carried out, or was overtaken before anything
 // was begun. In both cases nothing is left to do. It is also Current if readers
 // get what the record holds, whatever the version: a parameter that was deleted
 // and made anew with that value begins at version 1 again.
 func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, error) {
+	a, err := s.Look(ctx, id, token)
+	if err != nil || token != s.parameter.Token() || !open(a) {
+		return a, err
+	}
+	if s.described == nil {
+		d, err := s.describe(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if d.Base != s.parameter.Base {
+			// Somebody changed it after the look. If so another look shows that too.
+			if a, err = s.Look(ctx, id, token); err != nil || !open(a) {
+				return a, err
+			}
+			return nil, fmt.Errorf("the parameter is described as version %d and read as version %s: it was changed a moment ago; the next try will tell", d.Base, a.Current)
+		}
+		s.described = d
+	}
+	if a.State == rotation.Stored {
+		err = s.waitToPromote(ctx)
+	}
+	return a, err
+}
+
+// open reports whether an attempt is one that something is still to be changed for.
+func open(a *rotation.Attempt) bool {
+	return a.State == rotation.Reserved || a.State == rotation.Stored
+}
+
+// describe asks how the parameter is stored. The error is permanent if the parameter is
+// not one to rotate.
+func (s *Store) describe(ctx context.Context) (*Described, error) {
+	p := s.parameter
+	found, err := describe(ctx, s.client, []string{p.Name}, s.writes.Wait)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range found {
+		if d.Name == p.Name && (d.ARN == p.ARN || d.ARN == "") { // the ARN is a late addition to this call
+			return &d, d.Refused
+		}
+	}
+	return nil, errors.New("Parameter Store reads the parameter and does not describe it: it was made or deleted a moment ago; the next try will tell")
+}
+
+// Look is Load without the description: it finds how far the attempt is, for who wants
+// to know only whether there is anything to do.
+func (s *Store) Look(ctx context.Context, id, token string) (*rotation.Attempt, error) {
 	p := s.parameter
 	if id != p.ARN {
 		return nil, rotators.Permanent(fmt.Errorf("this order is for %s: order a rotation of %s by itself", p.ARN, id))
@@ -104,7 +161,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 		return nil, err
 	}
 	if token == "" {
-		return a, s.open(ctx, a)
+		return a, s.openAttempt(ctx, a)
 	}
 	switch pending := !s.seen.pending.IsZero(); {
 	case token != p.Token():
@@ -123,11 +180,11 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	return a, nil
 }
 
-// open finds the attempt that is open: one that would replace what readers get
+// openAttempt finds the attempt that is open: one that would replace what readers get
 // now, whatever version the order was for. The record of an older version cannot
 // be promoted any more, and one of what they get is promoted. If there is none, it
 // is the attempt that made what they get.
-func (s *Store) open(ctx context.Context, a *rotation.Attempt) (err error) {
+func (s *Store) openAttempt(ctx context.Context, a *rotation.Attempt) (err error) {
 	p, pending := s.parameter, s.seen.pending
 	if p.Base != s.seen.version {
 		p.Base = s.seen.version
@@ -247,10 +304,74 @@ func (s *Store) previous(ctx context.Context, a *rotation.Attempt) error {
 			a.Tags.Retire = ""
 		}
 	}
-	if a.Previous = a.Tags.Retire; a.Previous == "" && s.seen.version > 1 {
-		a.Previous = strconv.FormatInt(s.seen.version-1, 10)
+	if s.seen.version > 1 {
+		a.Former = strconv.FormatInt(s.seen.version-1, 10)
+	}
+	if a.Previous = a.Tags.Retire; a.Previous == "" {
+		a.Previous = a.Former
 	}
 	return nil
+}
+
+// Held implements rotation.Store. It costs one or two GetParameterHistory, which count as
+// writes, for the labels, and one GetParameter for each version that was not read before.
+func (s *Store) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotation.Held, error] {
+	return func(yield func(rotation.Held, error) bool) {
+		if !yield(rotation.Held{Value: s.seen.current, Use: rotators.InUse}, nil) {
+			return
+		}
+		uses := map[string]rotators.Use{}
+		for version, err := range s.history(ctx, 50) { // the most there are on a page
+			if err != nil {
+				yield(rotation.Held{}, err)
+				return
+			}
+			if len(version.Labels) > 0 && version.Version != s.seen.version {
+				uses[strconv.FormatInt(version.Version, 10)] = rotators.InUse
+			}
+		}
+		for _, version := range []string{a.Former, a.Tags.Retire} {
+			if version != "" && (version == a.Tags.Retire || uses[version] == rotators.Unused) {
+				uses[version] = rotators.Former
+			}
+		}
+		for version, use := range uses {
+			value, err := s.versions[version], error(nil)
+			if value.IsZero() {
+				value, err = s.version(ctx, version)
+			}
+			if err == nil && value.IsZero() {
+				continue
+			}
+			if !yield(rotation.Held{Value: value, Use: use}, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// history yields what is known of the parameter's versions but their values, the oldest
+// first unless AWS changes the order, with so many to a page.
+func (s *Store) history(ctx context.Context, page int32) iter.Seq2[types.ParameterHistory, error] {
+	return func(yield func(types.ParameterHistory, error) bool) {
+		pages := ssm.NewGetParameterHistoryPaginator(s.client, &ssm.GetParameterHistoryInput{Name: &s.parameter.Name, MaxResults: &page})
+		for pages.HasMorePages() {
+			if err := s.writes.Wait(ctx); err != nil {
+				yield(types.ParameterHistory{}, err)
+				return
+			}
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(types.ParameterHistory{}, fmt.Errorf("looking for labels of the parameter's versions: %w", err))
+				return
+			}
+			for _, version := range page.Parameters {
+				if !yield(version, nil) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Begun tells whether Load saw a record of this order.
@@ -281,7 +402,12 @@ func (s *Store) version(ctx context.Context, version string) (rotators.Secret, e
 	if version == "" {
 		return rotators.Secret{}, nil
 	}
-	return s.read(ctx, s.parameter.Name+":"+version)
+	value, err := s.read(ctx, s.parameter.Name+":"+version)
+	if s.versions == nil {
+		s.versions = map[string]rotators.Secret{}
+	}
+	s.versions[version] = value
+	return value, err
 }
 
 // read returns the zero Secret for what is not there.
@@ -297,9 +423,6 @@ func (s *Store) read(ctx context.Context, name string) (rotators.Secret, error) 
 	}
 	return rotators.NewSecret(aws.ToString(out.Parameter.Value)), nil
 }
-
-// older is how many versions before the previous one are yielded as leftovers.
-const older = 10
 
 // Leftovers implements rotation.Store: the records of attempts that were never
 // finished, the newest first, and then the versions before the previous
@@ -323,7 +446,7 @@ func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[ro
 				return
 			}
 		}
-		for version := s.seen.version - 2; version >= max(1, s.seen.version-1-older); version-- {
+		for version := s.seen.version - 2; version >= max(1, s.seen.version-versionsKept); version-- {
 			value, err := s.version(ctx, strconv.FormatInt(version, 10))
 			if err == nil && value.IsZero() {
 				return // dropped, and so are those before it
@@ -374,19 +497,19 @@ const (
 )
 
 // PutPending implements rotation.Store. Parameter Store itself keeps a record
-// from being written twice. The record has the key, tier, type and pattern of the
-// parameter, so that whatever Parameter Store would refuse when the value is
+// from being written twice. The record has the key, tier, type, pattern and description
+// of the parameter, so that whatever Parameter Store would refuse when the value is
 // promoted it refuses here, while nothing outside has been changed.
 func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotators.Secret) error {
 	p := s.parameter
-	if err := fits(p, value); err != nil {
+	if err := fits(s.described.Tier, value); err != nil {
 		return rotators.Permanent(err)
 	}
 	if err := s.roomForVersion(ctx); err != nil {
 		return err
 	}
 	put := s.put(p.Record(), value)
-	put.Description = aws.String("The pending value of a rotation by rekey of " + p.ARN + ". Do not delete: it may be the only credential that works.")
+	put.Description = text(noted(p.ARN, s.described.Description))
 	if err := s.writes.Wait(ctx); err != nil {
 		return err
 	}
@@ -413,13 +536,30 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 	return nil
 }
 
+// maxDescription is how long a description may be: 1,024 characters. Here bytes are
+// counted, of which there are never fewer.
+const maxDescription = 1024
+
+// noted is the description of a record: whose it is, and then the parameter's own, which
+// promotion sends again. Where both are too long it is the parameter's own alone.
+func noted(id, own string) string {
+	note := "The pending value of a rotation by rekey of " + id + ". Do not delete: it may be the only credential that works."
+	if own != "" {
+		note += " " + own
+	}
+	if len(note) > maxDescription {
+		return own
+	}
+	return note
+}
+
 // KeyUsable implements rotation.Keyed. It costs one call, and none if the key is
 // Parameter Store's own.
 func (s *Store) KeyUsable(ctx context.Context, _ *rotation.Attempt) error {
 	if s.Keys == nil {
 		return nil
 	}
-	return keys.Usable(ctx, s.Keys, s.parameter.KeyID)
+	return keys.Usable(ctx, s.Keys, s.described.KeyID)
 }
 
 // waitToPromote waits for the promotion's write before the target is changed, and
@@ -433,16 +573,16 @@ func (s *Store) waitToPromote(ctx context.Context) error {
 	return err
 }
 
-// fits tells whether Parameter Store would take the value.
-func fits(p Parameter, value rotators.Secret) error {
+// fits returns an error if Parameter Store would not take the value in this tier.
+func fits(tier string, value rotators.Secret) error {
 	limit := maxStandard
-	if p.Tier != string(types.ParameterTierStandard) {
+	if tier != string(types.ParameterTierStandard) {
 		limit = maxAdvanced
 	}
 	text := value.Reveal()
 	switch {
 	case len(text) > limit:
-		return fmt.Errorf("the new value has %d bytes, and a parameter of the tier %s holds %d: shorten it, or raise the tier", len(text), p.Tier, limit)
+		return fmt.Errorf("the new value has %d bytes, and a parameter of the tier %s holds %d: shorten it, or raise the tier", len(text), tier, limit)
 	case strings.Contains(text, "{{"):
 		return errors.New(`the new value holds "{{", which Parameter Store takes for a reference to another parameter and refuses: take it out of the value, or keep "{" out of passwords with rekey:password`)
 	}
@@ -461,25 +601,17 @@ func (s *Store) roomForVersion(ctx context.Context) error {
 	if oldest < 1 {
 		return nil
 	}
-	// The oldest comes first, so this is one call unless AWS changes the order.
-	pages := ssm.NewGetParameterHistoryPaginator(s.client, &ssm.GetParameterHistoryInput{Name: &p.Name, MaxResults: aws.Int32(1)})
-	for pages.HasMorePages() {
-		if err := s.writes.Wait(ctx); err != nil {
+	for version, err := range s.history(ctx, 1) { // the oldest comes first, so this is one call
+		if err != nil {
 			return err
 		}
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return fmt.Errorf("looking for labels that keep the oldest version: %w", err)
+		if version.Version != oldest {
+			continue
 		}
-		for _, version := range page.Parameters {
-			if version.Version != oldest {
-				continue
-			}
-			if len(version.Labels) > 0 {
-				return rotators.Permanent(fmt.Errorf("the parameter has %d versions, and the oldest, version %d, cannot make room for the next because of its label %s: take that off with unlabel-parameter-version, or move it to a newer version", versionsKept, oldest, strings.Join(version.Labels, ", ")))
-			}
-			return nil
+		if len(version.Labels) > 0 {
+			return rotators.Permanent(fmt.Errorf("the parameter has %d versions, and the oldest, version %d, cannot make room for the next because of its label %s: take that off with unlabel-parameter-version, or move it to a newer version", versionsKept, oldest, strings.Join(version.Labels, ", ")))
 		}
+		return nil
 	}
 	return nil
 }
@@ -487,10 +619,10 @@ func (s *Store) roomForVersion(ctx context.Context) error {
 // put is the call that stores a value as the parameter is stored. Whatever it
 // left out, AWS might set to a default.
 func (s *Store) put(name string, value rotators.Secret) *ssm.PutParameterInput {
-	p := s.parameter
+	d := s.described
 	return &ssm.PutParameterInput{
 		Name: &name, Value: aws.String(value.Reveal()), Type: types.ParameterTypeSecureString,
-		KeyId: text(p.KeyID), Tier: types.ParameterTier(p.Tier), DataType: text(p.DataType), AllowedPattern: text(p.AllowedPattern),
+		KeyId: text(d.KeyID), Tier: types.ParameterTier(d.Tier), DataType: text(d.DataType), AllowedPattern: text(d.AllowedPattern),
 		Overwrite: aws.Bool(false),
 	}
 }
@@ -521,14 +653,14 @@ const (
 // Policies are not sent: AWS keeps them "until you send new policies".
 func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	if a.Tags.Retire != "" {
-		if err := s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder()); err != nil {
+		if err := s.Order(ctx, a); err != nil {
 			return err
 		}
 	}
 	pending := s.seen.pending
 	put := s.put(s.parameter.Name, pending)
 	put.Overwrite = aws.Bool(true)
-	put.Description = text(s.parameter.Description)
+	put.Description = text(s.described.Description)
 	for try, throttles := 1, 0; ; try++ {
 		// The wait comes before the look, so that nothing stands between look and
 		// write.
@@ -616,6 +748,27 @@ func (s *Store) Discard(ctx context.Context, _ *rotation.Attempt) error {
 		}
 	}
 	return nil
+}
+
+// Promoted implements rotation.Driven. It reads the versions since the base, of which
+// there is one as a rule.
+func (s *Store) Promoted(ctx context.Context, _ *rotation.Attempt) (string, error) {
+	for v := s.seen.version - 1; v > max(s.parameter.Base, s.seen.version-versionsKept); v-- {
+		name := strconv.FormatInt(v, 10)
+		value, err := s.version(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		if value.Equal(s.seen.pending) {
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// Order implements rotation.Driven.
+func (s *Store) Order(ctx context.Context, a *rotation.Attempt) error {
+	return s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder())
 }
 
 // Retired implements rotation.Store. The record is written before the order is

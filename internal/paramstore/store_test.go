@@ -12,6 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"golang.org/x/time/rate"
@@ -77,9 +78,15 @@ func fixture(t *testing.T, client *ssm.Client) storetest.Fixture {
 	p := described(t, client)
 	return storetest.Fixture{
 		Store: paramstore.New(client, p, unlimited()), ID: p.ARN, First: rotators.NewSecret("the first value"),
-		Begin:   p.Token,
-		Put:     func(v rotators.Secret) { put(t, client, v.Reveal()) },
-		Revert:  func() { put(t, client, "the first value") },
+		Begin:  p.Token,
+		Put:    func(v rotators.Secret) { put(t, client, v.Reveal()) },
+		Revert: func() { put(t, client, "the first value") },
+		Label: func(label string) {
+			_, err := client.LabelParameterVersion(t.Context(), &ssm.LabelParameterVersionInput{Name: aws.String(name), Labels: []string{label}})
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
 		Current: func() rotators.Secret { return rotators.NewSecret(read(t, client, name)) },
 		Tags:    func() map[string]string { return tags(t, client) },
 	}
@@ -122,7 +129,8 @@ func TestStoreWithEveryReplyLostOnce(t *testing.T) {
 			return localaws.LoseReply
 		}})
 		f := fixture(t, client)
-		byHand, revert := f.Put, f.Revert
+		byHand, revert, label := f.Put, f.Revert, f.Label
+		f.Label = func(name string) { on.Store(false); label(name); on.Store(true) }
 		f.Put = func(v rotators.Secret) { on.Store(false); byHand(v); on.Store(true) }
 		f.Revert = func() { on.Store(false); revert(); on.Store(true) }
 		on.Store(true)
@@ -280,20 +288,43 @@ func TestTheHundredFirstVersion(t *testing.T) {
 	}
 }
 
-// The sizes and the pattern are not all that Parameter Store looks at.
+// The sizes and the pattern are not all that Parameter Store looks at. The key is named
+// also if the value cannot be read, which comes before the parameter is described.
 func TestADisabledKeyIsNamed(t *testing.T) {
-	_, client := start(t, localaws.Config{})
-	put(t, client, "first")
-	p := described(t, client)
-	p.KeyID = "no-such-key"
-	s := paramstore.New(client, p, unlimited())
-	a, err := s.Load(t.Context(), p.ARN, p.Token())
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = s.PutPending(t.Context(), a, rotators.NewSecret("next"))
-	if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "no-such-key") {
-		t.Errorf("got %v", err)
+	for _, when := range []string{"before Load", "after Load"} {
+		_, client := start(t, localaws.Config{})
+		o := client.Options()
+		keys := kms.New(kms.Options{Region: o.Region, BaseEndpoint: o.BaseEndpoint, Credentials: o.Credentials})
+		key, err := keys.CreateKey(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := key.KeyMetadata.KeyId
+		_, err = client.PutParameter(t.Context(), &ssm.PutParameterInput{Name: aws.String(name), Value: aws.String("first"), Type: types.ParameterTypeSecureString, KeyId: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		disable := func() {
+			if _, err := keys.DisableKey(t.Context(), &kms.DisableKeyInput{KeyId: id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := described(t, client)
+		s := paramstore.New(client, p, unlimited())
+		if when == "before Load" {
+			disable()
+		}
+		a, err := s.Load(t.Context(), p.ARN, p.Token())
+		if when == "after Load" {
+			if err != nil {
+				t.Fatal(err)
+			}
+			disable()
+			err = s.PutPending(t.Context(), a, rotators.NewSecret("next"))
+		}
+		if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), *id) {
+			t.Errorf("%s: %v", when, err)
+		}
 	}
 }
 
@@ -433,5 +464,107 @@ func TestDeleted(t *testing.T) {
 	}
 	if _, err := s.Load(t.Context(), p.ARN, p.Token()); !errors.Is(err, paramstore.ErrGone) || !rotators.IsPermanent(err) {
 		t.Errorf("without: %v", err)
+	}
+}
+
+// counted is a Limiter that lets everybody through.
+type counted int
+
+func (c *counted) Wait(context.Context) error { *c++; return nil }
+
+// All that a rotation takes of the account's writes has been waited for when the target is
+// changed: from then until the promotion applications may be locked out. That holds too
+// for who finds the pending value of another run. Who wants to know only how far an
+// attempt is takes none.
+func TestWritesAreWaitedForBeforeTheTargetIsChanged(t *testing.T) {
+	_, client := start(t, localaws.Config{})
+	put(t, client, "first")
+	p := described(t, client) // and the next description is on one page
+	var waits counted
+	s := paramstore.New(client, p, &waits)
+	step := func(want counted, what string, err error) {
+		t.Helper()
+		if err != nil || waits != want {
+			t.Errorf("%s: %d were waited for, want %d (%v)", what, waits, want, err)
+		}
+		waits = 0
+	}
+	_, err := s.Look(t.Context(), p.ARN, p.Token())
+	step(0, "the look", err)
+	a, err := s.Load(t.Context(), p.ARN, p.Token())
+	step(1, "the description", err)
+	step(2, "the record, and the promotion to come", s.PutPending(t.Context(), a, rotators.NewSecret("second")))
+	_, err = s.Load(t.Context(), p.ARN, p.Token())
+	step(0, "the second load", err)
+
+	if _, err := client.DescribeParameters(t.Context(), &ssm.DescribeParametersInput{}); err != nil {
+		t.Fatal(err) // the fourth answer, which localaws leaves empty
+	}
+	s = paramstore.New(client, p, &waits)
+	a, err = s.Load(t.Context(), p.ARN, p.Token())
+	step(2, "the description by another run, and its promotion", err)
+	step(0, "the promotion", s.Promote(t.Context(), a))
+	if got := read(t, client, name); got != "second" {
+		t.Errorf("the value is %q", got)
+	}
+}
+
+// The record has the description with which the parameter is promoted, after a note that
+// says whose it is; the description alone where there is no room for both. So what
+// Parameter Store would refuse of it is refused before anything is changed, and
+// a parameter with as long an ARN as there can be is rotated.
+func TestDescriptions(t *testing.T) {
+	const prefix = "arn:aws:ssm:us-east-1:000000000000:parameter/"
+	for label, c := range map[string]struct {
+		name, own string
+		both      bool
+	}{
+		"none":                             {"/shop/password", "", true},
+		"a short one":                      {"/shop/password", "The shop's login", true},
+		"one of 1,024 characters":          {"/shop/password", strings.Repeat("x", 1024), false},
+		"one of 1,024 that are two bytes":  {"/shop/password", strings.Repeat("é", 1024), false},
+		"an ARN of 1,010 characters":       {"/" + strings.Repeat("a", 1010-len(prefix)), "", false},
+		"both of them as long as they can": {"/" + strings.Repeat("a", 1010-len(prefix)), strings.Repeat("x", 1024), false},
+	} {
+		t.Run(label, func(t *testing.T) {
+			_, client := start(t, localaws.Config{})
+			describe := func(name string) paramstore.Described {
+				t.Helper()
+				found, err := paramstore.Describe(t.Context(), client, []string{name})
+				if err != nil || len(found) != 1 {
+					t.Fatal(found, err)
+				}
+				return found[0]
+			}
+			_, err := client.PutParameter(t.Context(), &ssm.PutParameterInput{Name: &c.name, Value: aws.String("first"), Type: types.ParameterTypeSecureString, Description: &c.own})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := describe(c.name).Parameter
+			if err := p.Check(); err != nil {
+				t.Fatal(err)
+			}
+			s := paramstore.New(client, p, unlimited())
+			a, err := s.Load(t.Context(), p.ARN, p.Token())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.PutPending(t.Context(), a, rotators.NewSecret("second")); err != nil {
+				t.Fatal(err)
+			}
+			record := describe(p.Record()).Description
+			if both := strings.Contains(record, p.ARN) && strings.HasSuffix(record, c.own) && record != c.own; both != c.both || !both && record != c.own {
+				t.Errorf("the record is described as %q", record)
+			}
+			if a, err = s.Load(t.Context(), p.ARN, p.Token()); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Promote(t.Context(), a); err != nil {
+				t.Fatal(err)
+			}
+			if after := describe(c.name); after.Description != c.own || after.Base != 2 {
+				t.Errorf("version %d is described as %q", after.Base, after.Description)
+			}
+		})
 	}
 }

@@ -24,6 +24,7 @@ Resources:
   FRole:
     Type: AWS::IAM::Role
     Properties:
+      AssumeRolePolicyDocument: {Statement: []}
       Policies:
       - PolicyName: all
         PolicyDocument:
@@ -145,6 +146,68 @@ func TestWhatIsNotKnown(t *testing.T) {
 		from, to, _ := strings.Cut(change, ">")
 		_, err := load(t, strings.Replace(text, from, to, 1), nil).Role("F")
 		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", change, err)
+		}
+	}
+}
+
+const queuePolicy = `
+  Policy:
+    Type: AWS::SQS::QueuePolicy
+    Properties:
+      Queues: [!Ref Queue]
+      PolicyDocument:
+        Statement:
+          Sid: Senders
+          Effect: Deny
+          Principal: '*'
+          Action: sqs:SendMessage
+          Resource: !GetAtt Queue.Arn
+          Condition:
+            ArnNotLike:
+              aws:PrincipalArn: [!GetAtt FRole.Arn, 'arn:aws:iam::000000000000:role/team/*']
+            BoolIfExists: {aws:PrincipalIsAWSService: 'false'}
+`
+
+// A queue's policy is about everybody but those whom it names.
+func TestQueuePolicies(t *testing.T) {
+	loaded := load(t, text+queuePolicy, nil)
+	all, err := loaded.QueuePolicies()
+	if err != nil || len(all) != 1 || all[0].Name != "Policy" {
+		t.Fatalf("%+v (%v)", all, err)
+	}
+	role, err := loaded.Role("F")
+	if err != nil || role.ARN != "arn:aws:iam::000000000000:role/rekey-FRole" {
+		t.Fatalf("%+v (%v)", role, err)
+	}
+	const queue = "arn:aws:sqs:us-east-1:000000000000:rekey-orders"
+	by := func(arns ...string) map[string][]string { return map[string][]string{"aws:PrincipalArn": arns} }
+	for _, c := range []struct {
+		Access
+		denied bool
+	}{
+		{Access{Action: "sqs:SendMessage", Resource: queue, Context: by(role.ARN)}, false},
+		{Access{Action: "sqs:SendMessage", Resource: queue, Context: by("arn:aws:iam::000000000000:role/team/a/b")}, false},
+		{Access{Action: "sqs:SendMessage", Resource: queue, Context: by("arn:aws:iam::000000000001:role/team/a")}, true},
+		{Access{Action: "sqs:SendMessage", Resource: queue, Context: by("arn:aws:iam::000000000000:role/teams")}, true},
+		{Access{Action: "sqs:SendMessage", Resource: queue, Context: by("arn:aws:sts::000000000000:assumed-role/rekey-FRole/session")}, true},
+		{Access{Action: "sqs:SendMessage", Resource: queue, Context: by("anybody")}, true},
+		{Access{Action: "sqs:SendMessage", Resource: queue}, true},
+		{Access{Action: "sqs:SendMessage", Resource: queue, Context: map[string][]string{"aws:PrincipalIsAWSService": {"true"}}}, false},
+		{Access{Action: "sqs:SendMessage", Resource: queue + "s", Context: by("anybody")}, false},
+		{Access{Action: "sqs:ReceiveMessage", Resource: queue, Context: by("anybody")}, false},
+	} {
+		if d := all[0].Decide(c.Access); d.Denied != c.denied || d.Allowed {
+			t.Errorf("%+v: %+v", c.Access, d)
+		}
+	}
+	for change, want := range map[string]string{
+		"Principal: '*'>Principal: {AWS: '*'}":                     "a statement is about the principal map[AWS:*]",
+		"ArnNotLike>ArnNotLikeIfSo":                                "the operator ArnNotLikeIfSo",
+		"Resource: !GetAtt Queue.Arn>Resource: !GetAtt Queue.Name": "what Queue.Name is cannot be told",
+	} {
+		from, to, _ := strings.Cut(change, ">")
+		if _, err := load(t, text+strings.Replace(queuePolicy, from, to, 1), nil).QueuePolicies(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", change, err)
 		}
 	}

@@ -6,9 +6,11 @@ import (
 	"strings"
 )
 
-// Role is what a function may do.
+// Role is what a function may do, or what a queue's policy says about who may do what
+// with the queue.
 type Role struct {
-	Name       string // the function's logical name
+	Name       string // the logical name of the function, or of the policy
+	ARN        string // of the function's role; "" of a queue's policy
 	Statements []Statement
 }
 
@@ -23,7 +25,7 @@ type Statement struct {
 
 // Condition is met by a request whose context has, under the key, one of the values.
 type Condition struct {
-	Operator string // "StringEquals", "StringLike", "Null" or "Bool"
+	Operator string // "StringEquals", "StringLike", "ArnNotLike", "Null" or "Bool"
 	ForAll   bool   // the set operator ForAllValues: all that the context has must match
 	IfExists bool   // met by a context without the key
 	Key      string
@@ -91,7 +93,7 @@ func parseConditions(v any) (all []Condition, err error) {
 		c.Operator, c.ForAll = strings.CutPrefix(c.Operator, "ForAllValues:")
 		c.Operator, c.IfExists = strings.CutSuffix(c.Operator, "IfExists")
 		switch c.Operator {
-		case "StringEquals", "StringLike", "Null", "Bool":
+		case "StringEquals", "StringLike", "ArnNotLike", "Null", "Bool":
 		default:
 			return nil, fmt.Errorf("a condition has the operator %s, which this package does not know", name)
 		}
@@ -168,6 +170,8 @@ func (c Condition) met(context map[string][]string) bool {
 			switch c.Operator {
 			case "StringLike":
 				return like(pattern, value)
+			case "ArnNotLike":
+				return likeARN(pattern, value)
 			case "Bool":
 				return strings.EqualFold(pattern, value)
 			}
@@ -175,6 +179,8 @@ func (c Condition) met(context map[string][]string) bool {
 		})
 	}
 	switch {
+	case c.Operator == "ArnNotLike": // also met by a context without the key
+		return !slices.ContainsFunc(has, match)
 	case c.ForAll: // of nothing, everything is true
 		return !slices.ContainsFunc(has, func(value string) bool { return !match(value) })
 	case !exists:
@@ -221,6 +227,21 @@ func like(pattern, text string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
+// likeARN matches an ARN with a pattern part by part: no wildcard stands for a colon, but
+// in the last of the six parts.
+func likeARN(pattern, id string) bool {
+	patterns, parts := strings.SplitN(pattern, ":", 6), strings.SplitN(id, ":", 6)
+	if len(patterns) != 6 || len(parts) != 6 {
+		return false
+	}
+	for i := range parts {
+		if !like(patterns[i], parts[i]) {
+			return false
+		}
+	}
+	return true
+}
+
 func (r *Role) statement(sid string) *Statement {
 	for i := range r.Statements {
 		if r.Statements[i].Sid == sid {
@@ -232,7 +253,7 @@ func (r *Role) statement(sid string) *Statement {
 
 // clone copies what Without and With change.
 func (r *Role) clone() *Role {
-	c := &Role{Name: r.Name, Statements: slices.Clone(r.Statements)}
+	c := &Role{Name: r.Name, ARN: r.ARN, Statements: slices.Clone(r.Statements)}
 	for i := range c.Statements {
 		c.Statements[i].Actions = slices.Clone(c.Statements[i].Actions)
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 )
 
@@ -40,7 +41,8 @@ func (m *masked) Error() string { return m.text }
 func (m *masked) Unwrap() error { return m.chain() }
 
 // guard runs call, turns a panic into an error, and masks the values known to
-// m, those it learned during the call included, in what comes out.
+// m, those it learned during the call included, in what comes out. That is also cut
+// and made printable: a rotator may quote a server, and not only ours do.
 func (m *mask) guard(call func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -48,7 +50,7 @@ func (m *mask) guard(call func() error) (err error) {
 		}
 		if err != nil {
 			chain := err
-			err = &masked{text: m.hide(err.Error()), chain: func() error { return chain }}
+			err = &masked{text: m.show(err.Error()), chain: func() error { return chain }}
 		}
 	}()
 	return call()
@@ -163,15 +165,45 @@ func (m *mask) add(text string) {
 	m.forms = append(m.forms, text,
 		inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text)), inner(jsonText(text, true)), inner(jsonText(text, false)),
 		strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, `\`, `\\`),
+		bounded.Printable(text), bounded.Lines(text),
 		url.QueryEscape(text), url.PathEscape(text), strings.TrimPrefix(url.UserPassword("", text).String(), ":"),
 		hex.EncodeToString([]byte(text)), strings.ToUpper(hex.EncodeToString([]byte(text))),
 	)
 	m.forms = append(m.forms, base64Forms(text)...)
 }
 
-// hide replaces every known text, the longest first, so that no part of one
-// that holds or overlaps another is left standing.
+// hide replaces every known text.
 func (m *mask) hide(text string) string {
+	return strings.Join(m.around(text), hidden)
+}
+
+// maxError is how many bytes of an error are shown, about: a page of a log viewer. What
+// one server says is cut by the rotators to a kilobyte, so that only others' are as long.
+const maxError = 8 << 10
+
+// show is what of an error may be shown. It is redacted before it is cut, so that no
+// piece of a value is left at the end.
+func (m *mask) show(text string) string {
+	var b strings.Builder
+	for i, part := range m.around(text) {
+		if i > 0 {
+			b.WriteString(hidden)
+		}
+		if b.Len() >= maxError {
+			return b.String() + bounded.Mark
+		}
+		b.WriteString(bounded.Lines(part))
+		if b.Len() > maxError {
+			return bounded.Cut(b.String(), maxError)
+		}
+	}
+	return b.String()
+}
+
+// around returns what stands before, between and after known texts, of which the
+// longest are looked for first, so that no part of one that holds or overlaps another is
+// left standing.
+func (m *mask) around(text string) []string {
 	forms := slices.Clone(m.forms)
 	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
 	// A byte stands in for the mark, in which a short password could be found.
@@ -179,7 +211,22 @@ func (m *mask) hide(text string) string {
 	for _, form := range forms {
 		text = strings.ReplaceAll(text, form, mark)
 	}
-	return strings.ReplaceAll(text, mark, hidden)
+	// Where a rotator cut off what a server said, a value may have lost its end.
+	ends := strings.Split(text, bounded.Mark)
+	for i, end := range ends[:len(ends)-1] {
+		longest := 0
+		for _, form := range forms {
+			for n := min(len(form)-1, len(end), bounded.MaxText); n > longest && n >= shortest; n-- {
+				if strings.HasSuffix(end, form[:n]) {
+					longest = n
+				}
+			}
+		}
+		if longest > 0 {
+			ends[i] = end[:len(end)-longest] + mark
+		}
+	}
+	return strings.Split(strings.Join(ends, bounded.Mark), mark)
 }
 
 // base64Forms returns what of the base64 of any text around this one is sure

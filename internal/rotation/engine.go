@@ -63,7 +63,8 @@ func (e *Engine) Step(ctx context.Context, store Store, step Step, id, token str
 
 // Retire withdraws the credential that a version holds, whose grace is over. It
 // does nothing, and succeeds, if the tag rekey:retire does not name the version
-// any more, or while an attempt is open: that attempt may be between its proof and
+// any more or says that the grace is not over yet, if rekey:paused was set, or while an
+// attempt is open: that attempt may be between its proof and
 // its promotion, and ends with the next one's createSecret at the latest. It proves
 // that what readers get works before it withdraws anything. Its error is a
 // *StepError of RetireStep.
@@ -252,19 +253,37 @@ func (w *work) create(ctx context.Context) error {
 		// The grace of the rotation before is not over. An emergency rotation
 		// is not refused for that: the older credential goes now.
 		switch err := w.retire(ctx, r, current); {
+		case errors.Is(err, ErrStored):
+			return nil
 		case errors.Is(err, errDoesNotWork) && rotators.IsRefused(err):
 			// The older one may be all that works, so it is kept: for Set, which
 			// has the target accept the new value and no older one.
 			w.attempt.Note = fmt.Sprintf("readers get a value that the target refuses, so version %s is not retired before there is one that works", w.attempt.Tags.Retire)
 		case errors.Is(err, errNotProved), rotators.IsPermanent(err) && !errors.Is(err, errDoesNotWork):
 			// No retry would help, and a person who would is not waited for.
-			w.attempt.Note = w.mask.hide(fmt.Sprintf("version %s, whose grace this rotation cuts short, may still work, so withdraw its credential by hand: %v", w.attempt.Tags.Retire, err))
+			w.attempt.Note = w.mask.show(fmt.Sprintf("version %s, whose grace this rotation cuts short, may still work, so withdraw its credential by hand: %v", w.attempt.Tags.Retire, err))
 		case err != nil:
 			return fmt.Errorf("retiring version %s, whose grace this rotation cuts short: %w", w.attempt.Tags.Retire, err)
+		}
+		if mints {
+			// A retirement takes long enough for another run to store its value. What it
+			// was of is not the previous version any more, if it ever was.
+			now, err := w.unchanged(ctx)
+			if errors.Is(err, ErrStored) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			now.Note = w.attempt.Note
+			w.attempt = now
 		}
 	}
 	value, err := r.Create(ctx, w.rotation(current, rotators.Secret{}))
 	w.mask.learn(value)
+	if mints && errors.Is(err, ErrStored) {
+		return nil // unchanged said so, before anything was made
+	}
 	if err != nil {
 		return err
 	}
@@ -319,10 +338,107 @@ func (w *work) recognize(ctx context.Context, r rotators.Rotator, current, pendi
 
 // discardLost removes what a rotator made outside for a value that was not stored.
 func (w *work) discardLost(ctx context.Context, r rotators.Rotator, current, lost rotators.Secret) error {
-	if d, ok := r.(rotators.Discarder); ok {
-		return d.Discard(ctx, w.rotation(current, lost))
+	d, ok := r.(rotators.Discarder)
+	if !ok {
+		return nil
 	}
-	return nil
+	unseen := w.rotation(current, lost)
+	// It was made a moment ago and nobody but this run has seen it, so no version holds
+	// it. The versions may be unreadable: their KMS key may be why it was not stored.
+	unseen.Use = func(context.Context, func(rotators.Secret) bool) (rotators.Use, error) { return rotators.Unused, nil }
+	return d.Discard(ctx, unseen)
+}
+
+// errChanged says that a step must not go by what it read at its start.
+var errChanged = errors.New("another run or a person has changed the secret since this step began, so nothing is revoked; the next try goes by what is there then")
+
+// unchanged loads the attempt again. Its error says that the attempt is not what it was:
+// it wraps ErrStored if that is because the value to create is there by now.
+func (w *work) unchanged(ctx context.Context) (now *Attempt, err error) {
+	was, token := w.attempt, w.attempt.Token
+	if w.step == RetireStep {
+		token = "" // it belongs to no attempt
+	}
+	if now, err = w.store.Load(ctx, w.id, token); err != nil {
+		return nil, err
+	}
+	if was.State == Reserved && now.State == Stored {
+		pending, err := w.store.Value(ctx, now, PendingValue)
+		if err != nil {
+			return nil, err
+		}
+		if pending.IsZero() {
+			now.State = Reserved
+		}
+	}
+	changed := now.Current != was.Current || now.State != was.State
+	switch {
+	case was.State == Reserved && (now.State == Stored || now.State == Current):
+		return nil, fmt.Errorf("%w: %w", errChanged, ErrStored)
+	case w.step == RetireStep:
+		changed = now.Current != was.Current || now.Tags.Retire != was.Tags.Retire
+	case was.Current == was.Token: // by this step
+		changed = now.State != Current
+	}
+	if changed {
+		return nil, errChanged
+	}
+	return now, nil
+}
+
+// use implements rotators.Rotation.Use.
+func (w *work) use(ctx context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+	now, err := w.unchanged(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if now.State == Stored {
+		pending, err := w.store.Value(ctx, now, PendingValue)
+		if err == nil {
+			pending, err = w.present(pending)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if holds(pending) {
+			return rotators.InUse, nil
+		}
+	}
+	most := rotators.Unused
+	for held, err := range w.store.Held(ctx, now) {
+		if err == nil {
+			held.Value, err = w.present(held.Value)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if holds(held.Value) {
+			most = max(most, held.Use)
+		}
+	}
+	if most != rotators.Unused {
+		return most, nil
+	}
+	// A version without a label lost it before the one before the current was replaced, or
+	// never was current. Once that one is retired, the grace of all is over or was cut short.
+	if now.Former != "" && now.Former == now.Tags.Retired {
+		return rotators.Unused, nil
+	}
+	if now.State == Superseded {
+		now.State = Stored // so that what this attempt stored itself is not left over
+	}
+	for value, err := range w.store.Leftovers(ctx, now) {
+		if err == nil {
+			value, err = w.present(value)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if holds(value) {
+			return rotators.Former, nil
+		}
+	}
+	return rotators.Unused, nil
 }
 
 func (w *work) set(ctx context.Context, pending rotators.Secret) error {
@@ -416,6 +532,10 @@ func (w *work) retireIfDue(ctx context.Context) error {
 	return w.retireNow(ctx)
 }
 
+// clocks is how far the clocks of the two functions may differ: the planner orders a
+// retirement by its clock, and the end of the grace was written by another one.
+const clocks = time.Minute
+
 // retireVersion is what the planner asks for.
 func (w *work) retireVersion(ctx context.Context, version string) error {
 	if err := w.load(ctx, ""); err != nil {
@@ -423,7 +543,17 @@ func (w *work) retireVersion(ctx context.Context, version string) error {
 	}
 	w.action = nothing
 	switch {
+	case w.attempt.ID != w.id:
+		return rotators.Permanent(fmt.Errorf("the message names %s, and the whole ARN of that secret is %s: order the retirement by the whole ARN", w.id, w.attempt.ID))
 	case version == "" || w.attempt.Tags.Retire != version:
+		return nil
+	case w.attempt.Tags.Paused:
+		w.attempt.Note = fmt.Sprintf("the tag %spaused was set, so version %s is not retired", TagPrefix, version)
+		return nil
+	case w.attempt.Tags.RetireAt.After(w.now().Add(clocks)):
+		// Who sends the message does not decide when: applications may still use that
+		// version.
+		w.attempt.Note = fmt.Sprintf("the grace of version %s is over at %s, and the version is not retired before that", version, w.attempt.Tags.RetireAt.UTC().Format(time.RFC3339))
 		return nil
 	case w.attempt.State != Current:
 		w.attempt.Note = fmt.Sprintf("a rotation is under way, so version %s is retired after it, or by the one that follows", version)
@@ -571,11 +701,14 @@ func (w *work) settle(ctx context.Context, token string) (err error) {
 	}
 	err = r.Test(ctx, w.rotation(rotators.Secret{}, pending))
 	if d, ok := r.(rotators.Discarder); ok && err == nil {
-		// No reader ever got it, and the next rotation would not know of it.
-		if err := d.Discard(ctx, w.rotation(current, pending)); err != nil {
+		// The next rotation would not know of it.
+		switch err := d.Discard(ctx, w.rotation(current, pending)); {
+		case errors.Is(err, rotators.ErrFormer):
+			return w.orderRetirement(ctx)
+		case err != nil:
 			return fmt.Errorf("removing what this attempt made: %w", err)
 		}
-		w.attempt.Note = "somebody else changed the value meanwhile, and that stays so; what this attempt made is removed"
+		w.attempt.Note = "somebody else changed the value meanwhile, and that stays so; what this attempt made is removed, unless their value holds it too"
 		return w.discard(ctx)
 	}
 	switch {
@@ -586,6 +719,36 @@ func (w *work) settle(ctx context.Context, token string) (err error) {
 		return fmt.Errorf("cannot tell whether the target accepts the value this attempt made: %w", err)
 	}
 	w.attempt.Note = "somebody else changed the value meanwhile, and that stays so"
+	return w.discard(ctx)
+}
+
+// orderRetirement ends an attempt whose value was promoted, and overwritten before this
+// run knew: applications have had it, so it gets its grace.
+func (w *work) orderRetirement(ctx context.Context) error {
+	version, err := w.driven.Promoted(ctx, w.attempt)
+	if err != nil {
+		return err
+	}
+	w.attempt.Note = "somebody else changed the value meanwhile, and that stays so; what this attempt made stays too, because applications may hold it"
+	if version == "" {
+		// Somebody stored it by hand, with something else beside it.
+		return w.discard(ctx)
+	}
+	w.attempt.Note = fmt.Sprintf("somebody else overwrote version %s after its promotion, and that stays so; it is retired when its grace is over", version)
+	if other := w.attempt.Tags.Retire; other != "" && other != version {
+		w.attempt.Note += fmt.Sprintf(", in place of version %s: withdraw the credential of that by hand if no version in use holds it", other)
+	}
+	grace := w.graceOf(w.rotator)
+	w.attempt.Tags.Retire, w.attempt.Tags.RetireAt = version, w.now().Add(grace)
+	if err := w.driven.Order(ctx, w.attempt); err != nil {
+		return err
+	}
+	if grace == 0 {
+		w.attempt.Previous = version
+		if err := w.retireNow(ctx); err != nil {
+			return err
+		}
+	}
 	return w.discard(ctx)
 }
 
@@ -649,6 +812,9 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 		Leftovers: func(ctx context.Context) iter.Seq2[rotators.Secret, error] {
 			return func(yield func(rotators.Secret, error) bool) {
 				for stored, err := range w.store.Leftovers(ctx, w.attempt) {
+					if rotators.IsPermanent(err) {
+						continue // an older KMS key is gone, say: nobody can tell what it was
+					}
 					if err == nil {
 						stored, err = w.present(stored)
 					}
@@ -658,6 +824,7 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 				}
 			}
 		},
+		Use: w.use,
 		Lookup: func(ctx context.Context, ref string) (rotators.Secret, error) {
 			if w.Others == nil {
 				return rotators.Secret{}, noOthers(ref)

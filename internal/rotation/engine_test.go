@@ -13,9 +13,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/rekeyhq/rekey/internal/alarms"
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/internal/memstore"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
@@ -91,6 +93,13 @@ func engine(r rotators.Rotator) *rotation.Engine {
 		Registry: rotators.Registry{"spy": r},
 		Pause:    func(context.Context, time.Duration) error { return nil },
 	}
+}
+
+// afterTheGrace is an engine for whom every grace of these tests is over.
+func afterTheGrace(r rotators.Rotator) *rotation.Engine {
+	e := engine(r)
+	e.Now = func() time.Time { return time.Now().Add(time.Hour) }
+	return e
 }
 
 // Every cell of the plan, as it shows from outside.
@@ -319,6 +328,8 @@ func TestTheMaskKnowsEveryPart(t *testing.T) {
 		{"the name of a key", `{"engine":"spy","password":"x","alg":"ES256","kid":"the-new-one","keys":"{\"keys\":[{\"alg\":\"HS512\",\"k\":\"AyM1SysPpbyD\"}]}"}`, second,
 			"the-new-one is for ES256, not HS512 as AyM1SysPpbyD", "the-new-one is for ES256, not HS512 as [redacted]"},
 		{"a short password before another", `{"engine":"spy","password":"=s"}`, second, "password=second-password.", "password=[redacted]."},
+		{"one that was escaped", `{"engine":"spy","password":"an\u001b escaped\u2028 \"one\""}`, second, bounded.Text("with an\x1b escaped\u2028 \"one\"."), "with [redacted]."},
+		{"one of several lines, escaped but for these", `{"engine":"spy","password":"two\n\u001blines"}`, second, "with two\n\x1blines.", "with [redacted]."},
 		{"a password in the mark of a masked one", `{"engine":"spy","password":"act"}`, second, "second-password", "[redacted]"},
 	} {
 		store := memstore.New(rotators.NewSecret(c.current), nil)
@@ -330,6 +341,39 @@ func TestTheMaskKnowsEveryPart(t *testing.T) {
 		err := e.Step(t.Context(), store, rotation.SetSecret, memstore.ID, token)
 		if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// What a rotator returns may be what a server said. It is fit for a terminal, as long as
+// a page and no longer, and whole where a value stood.
+func TestErrorsAreFitToBeShown(t *testing.T) {
+	for _, c := range []struct{ name, said, want string }{
+		{"what a terminal obeys", "\x1b]0;PWNED\x07\x1b[2J\r\u009b\u202e\xff", `\x1b]0;PWNED\a\x1b[2J\r\u009b\u202e\xff`},
+		{"several lines", "one\ntwo", "one\ntwo"},
+		{"without end", strings.Repeat("e", 1<<20), "eee [cut]"},
+		{"a value where it is cut", strings.Repeat("second-password", 1000), "[redacted][redacted] [cut]"},
+		{"NULs", strings.Repeat("\x00", 1<<20), ` [cut]`},
+		{"a value before the end", strings.Repeat("e", 1<<13-30) + "second-password" + strings.Repeat(" and more", 10), " [cut]"},
+		{"a value that lost its end where a rotator cut", bounded.Text(strings.Repeat("y", bounded.MaxText-9) + "second-password"), "y[redacted] [cut]"},
+		{"an escaped one that did", bounded.Text(strings.Repeat("y", bounded.MaxText-9) + "an\x1b escaped one"), "y[redacted] [cut]"},
+	} {
+		store := memstore.New(rotators.NewSecret(`{"engine":"spy","password":"an\u001b escaped one"}`), nil)
+		store.Begin(token)
+		if err := store.PutPending(t.Context(), &rotation.Attempt{Token: token}, rotators.NewSecret(second)); err != nil {
+			t.Fatal(err)
+		}
+		for how, set := range map[string]func(rotators.Rotation) error{
+			"error": func(rotators.Rotation) error { return errors.New(c.said) },
+			"panic": func(rotators.Rotation) error { panic(c.said) },
+		} {
+			err := engine(&spy{set: set}).Step(t.Context(), store, rotation.SetSecret, memstore.ID, token)
+			if err == nil || !strings.HasSuffix(err.Error(), c.want) || strings.Contains(err.Error(), "second-p") {
+				t.Errorf("%s, %s: %.300q, want it to end in %q", c.name, how, err, c.want)
+			}
+			if n := len(err.Error()); n > 9<<10 {
+				t.Errorf("%s, %s: the error is %d bytes long", c.name, how, n)
+			}
 		}
 	}
 }
@@ -494,20 +538,20 @@ func TestAPanicIsAStepErrorAndTheLogHasItsStack(t *testing.T) {
 }
 
 func TestAStepEndsBeforeItsDeadline(t *testing.T) {
-	store := memstore.New(rotators.NewSecret(first), nil)
-	store.Begin(token)
-	deadline := time.Now().Add(100 * time.Millisecond)
-	ctx, cancel := context.WithDeadline(t.Context(), deadline)
-	defer cancel()
-	r := &spy{}
-	e := engine(blocking{r})
-	err := e.Step(ctx, store, rotation.CreateSecret, memstore.ID, token)
-	if time.Now().After(deadline) {
-		t.Error("the step came back after its deadline")
-	}
-	if err == nil || !strings.Contains(err.Error(), "ran out of time") || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) { // in which time passes only while all wait
+		store := memstore.New(rotators.NewSecret(first), nil)
+		store.Begin(token)
+		deadline := time.Now().Add(100 * time.Millisecond)
+		ctx, cancel := context.WithDeadline(t.Context(), deadline)
+		defer cancel()
+		err := engine(blocking{&spy{}}).Step(ctx, store, rotation.CreateSecret, memstore.ID, token)
+		if !time.Now().Before(deadline) {
+			t.Error("the step came back after its deadline")
+		}
+		if err == nil || !strings.Contains(err.Error(), "ran out of time") || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 type blocking struct{ *spy }
@@ -842,7 +886,12 @@ func TestRetireAfterTheGrace(t *testing.T) {
 		before        error // what it says of the current value before
 		asked, failed string
 		done          bool
+		early         time.Duration // before the end of the grace
+		note          string
 	}{
+		{name: "whose grace is not over", version: version, early: 2 * time.Minute, note: "the grace of version " + version + " is over at "},
+		{name: "whose grace is over by the planner's clock", version: version, early: 30 * time.Second, old: refused, asked: "Test the pending value, Retire, Test the current value, Test the pending value", done: true},
+		{name: "that was paused since", version: version, prepare: func(s *memstore.Store) { s.Tag("rekey:paused", "yes") }, note: "rekey:paused was set"},
 		{name: "whose time has come", version: version, old: refused, asked: "Test the pending value, Retire, Test the current value, Test the pending value", done: true},
 		{name: "another than the tag names", version: other},
 		{name: "none", version: ""},
@@ -881,7 +930,10 @@ func TestRetireAfterTheGrace(t *testing.T) {
 				}
 			}
 			var log bytes.Buffer
-			e := engine(r)
+			e := afterTheGrace(r)
+			if c.early > 0 {
+				e.Now = func() time.Time { return time.Now().Add(time.Hour - c.early) }
+			}
 			e.Log = slog.New(slog.NewJSONHandler(&log, nil))
 			err := e.Retire(t.Context(), store, memstore.ID, c.version)
 			var s *rotation.StepError
@@ -893,6 +945,9 @@ func TestRetireAfterTheGrace(t *testing.T) {
 			}
 			if done := store.Tags()[rotation.TagRetired] == version; done != c.done {
 				t.Errorf("the tags are %v", store.Tags())
+			}
+			if !strings.Contains(log.String(), c.note) {
+				t.Errorf("the log does not say %q: %s", c.note, log.String())
 			}
 			if lines := strings.Count(log.String(), "\n"); lines != 1 || !strings.Contains(log.String(), `"step":"retire"`) || !strings.Contains(log.String(), `"CloudWatchMetrics"`) {
 				t.Errorf("%d lines: %s", lines, log.String())
@@ -996,7 +1051,7 @@ func TestAnOldValueStoredAgainIsNotRetired(t *testing.T) {
 		t.Fatal(err)
 	}
 	store.Put("by-hand", rotators.NewSecret(first))
-	if err := engine(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
+	if err := afterTheGrace(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
 		t.Error(err)
 	}
 	store.Begin(other)
@@ -1046,7 +1101,7 @@ func TestRetirementThatARotationOvertakes(t *testing.T) {
 				accepts = map[string]bool{retirement.Current.Reveal(): true}
 				return nil
 			}
-			if err := engine(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
+			if err := afterTheGrace(r).Retire(t.Context(), store, memstore.ID, memstore.First); err != nil {
 				t.Error(err)
 			}
 			if !accepts[second] || !accepts[third] {
@@ -1080,6 +1135,16 @@ func TestReadTags(t *testing.T) {
 	} {
 		if _, err := rotation.ReadTags(map[string]string{key: value}); err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), key) {
 			t.Errorf("%s=%s: %v", key, value, err)
+		}
+	}
+}
+
+// A length is memory, and its owner is a stranger to whoever pays for that.
+func TestPasswordLengthsAreLimited(t *testing.T) {
+	for text, allowed := range map[string]bool{"4096": true, "4097": false, "2000000000": false, "9223372036854775808": false} {
+		_, err := rotation.ReadTags(map[string]string{"rekey:password": "length=" + text})
+		if (err == nil) != allowed || err != nil && !strings.Contains(err.Error(), "from 1 to 4096") {
+			t.Errorf("length=%s: %v", text, err)
 		}
 	}
 }

@@ -19,6 +19,8 @@ type Attempt struct {
 	// readers get. Previous is the version to retire if Tags.Retire names one,
 	// and else the one readers got before Current.
 	Current, Previous string
+	// Former is the version that readers got before Current, whatever the tags say.
+	Former string
 
 	// Note is what an operator should hear of although nothing failed; "" for
 	// nothing. A store may write it at any time, and it holds no value.
@@ -58,8 +60,14 @@ type Store interface {
 	Value(ctx context.Context, a *Attempt, which Which) (rotators.Secret, error)
 
 	// Leftovers yields values that were stored once and that no label names
-	// any more, newest first.
+	// any more, newest first. A value that cannot be read is yielded as an error, which
+	// is permanent if no retry cures it, and others may follow.
 	Leftovers(ctx context.Context, a *Attempt) iter.Seq2[rotators.Secret, error]
+
+	// Held yields the values of all versions that a label or a.Tags.Retire names, but
+	// the pending one, as Load has just found them, and what for: InUse or Former. A
+	// version without a value is left out.
+	Held(ctx context.Context, a *Attempt) iter.Seq2[Held, error]
 
 	// PutPending stores the attempt's value. It creates and never overwrites:
 	// it returns an error wrapping ErrStored if the attempt has another value
@@ -77,6 +85,12 @@ type Store interface {
 	Retired(ctx context.Context, a *Attempt) error
 }
 
+// Held is the value of a version, and what the secret holds it for.
+type Held struct {
+	Value rotators.Secret
+	Use   rotators.Use
+}
+
 // Driven is a Store whose attempts nobody drives but rekey: no service notices
 // that one was overtaken, or clears up after it.
 type Driven interface {
@@ -84,6 +98,14 @@ type Driven interface {
 	// Discard drops the pending values of this attempt and of those before it.
 	// It is called when the attempt is over.
 	Discard(ctx context.Context, a *Attempt) error
+
+	// Promoted names the version that held the attempt's pending value and is not
+	// current any more; "" if none did. Its promotion was not heard of, or somebody
+	// stored another value over it at once.
+	Promoted(ctx context.Context, a *Attempt) (string, error)
+
+	// Order writes the order to retire a.Tags.Retire, in place of any other.
+	Order(ctx context.Context, a *Attempt) error
 }
 
 // Keyed is implemented by a Store that encrypts by a key of the owner's. PutPending

@@ -33,6 +33,10 @@ type Tags struct {
 	// RetireAt is when its grace is over; zero: it is. It is written with the order,
 	// because who looks for orders does not know the rotators and their graces.
 	RetireAt time.Time
+	// Paused says that nothing begins by itself: no rotation, and no retirement.
+	Paused bool
+	// Retired names the version that was retired last; "" for none.
+	Retired string
 }
 
 // ReadTags decodes tags. Tags outside rekey's prefix are not rekey's business;
@@ -91,7 +95,11 @@ func (t *Tags) read(name, value string) (err error) {
 				return fmt.Errorf("%q is no time: write the version only, to have it retired at once, or put back what rekey wrote", at)
 			}
 		}
-	case "retired", "admin-for", "every", "window", "seal", "stage", "paused":
+	case "paused":
+		t.Paused = value == "yes" // what else is wrong with it package due says
+	case "retired":
+		t.Retired = value
+	case "admin-for", "every", "window", "seal", "stage":
 		// Known, and read by others: the planner, the next retirement, the
 		// secrets that name this one as their admin.
 	default:
@@ -129,8 +137,8 @@ func parsePassword(text string) (p rotators.PasswordPolicy, err error) {
 	for key, value := range pairs {
 		switch key {
 		case "length":
-			if p.Length, err = strconv.Atoi(value); err != nil || p.Length < 1 {
-				return p, fmt.Errorf("length %q is no number of characters", value)
+			if p.Length, err = strconv.Atoi(value); err != nil || p.Length < 1 || p.Length > rotators.MaxPasswordLength {
+				return p, fmt.Errorf("length %q is no number of characters from 1 to %d", value, rotators.MaxPasswordLength)
 			}
 		case "alphabet":
 			if value != "alphanumeric" {

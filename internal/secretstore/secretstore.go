@@ -41,6 +41,9 @@ type Store struct {
 	client        *secretsmanager.Client
 	rotationToken rotators.Secret
 	key           string // of the secret; "": Secrets Manager's own. Load finds it
+
+	labels map[string][]string        // of each version, as Load found them
+	values map[string]rotators.Secret // of the versions read so far: they never change
 }
 
 var (
@@ -73,7 +76,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	for _, tag := range secret.Tags {
 		tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
 	}
-	s.key = aws.ToString(secret.KmsKeyId)
+	s.key, s.labels = aws.ToString(secret.KmsKeyId), secret.VersionIdsToStages
 	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token}
 	if !s.rotationToken.IsZero() {
 		a.Known = []rotators.Secret{s.rotationToken}
@@ -91,8 +94,9 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	if a.Tags.Retire == a.Current {
 		a.Tags.Retire = ""
 	}
+	a.Former = labelled(secret.VersionIdsToStages, labelPrevious)
 	if a.Previous = a.Tags.Retire; a.Previous == "" {
-		a.Previous = labelled(secret.VersionIdsToStages, labelPrevious)
+		a.Previous = a.Former
 	}
 	labels, found := secret.VersionIdsToStages[token]
 	switch {
@@ -158,6 +162,8 @@ func (s *Store) Value(ctx context.Context, a *rotation.Attempt, which rotation.W
 	return s.read(ctx, get)
 }
 
+var errBinary = errors.New("holds binary data")
+
 // read returns the zero Secret for a version that has no value, or is gone.
 func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInput) (rotators.Secret, error) {
 	v, err := s.client.GetSecretValue(ctx, get)
@@ -167,9 +173,49 @@ func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInpu
 	case err != nil:
 		return rotators.Secret{}, fmt.Errorf("reading version %s: %w", *get.VersionId, s.explain(ctx, get, err))
 	case v.SecretString == nil:
-		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("version %s holds binary data, and rekey rotates text: store it as a SecretString", *get.VersionId))
+		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("version %s %w, and rekey rotates text: store it as a SecretString", *get.VersionId, errBinary))
 	}
-	return rotators.NewSecret(*v.SecretString), nil
+	value := rotators.NewSecret(*v.SecretString)
+	if s.values == nil {
+		s.values = map[string]rotators.Secret{}
+	}
+	s.values[*get.VersionId] = value
+	return value, nil
+}
+
+// Held implements rotation.Store. It reads the versions that were not read before, and
+// leaves out those that are binary: they hold nothing of rekey's.
+func (s *Store) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotation.Held, error] {
+	return func(yield func(rotation.Held, error) bool) {
+		uses := map[string]rotators.Use{}
+		for version, labels := range s.labels {
+			switch {
+			case slices.Contains(labels, labelPending) && !slices.Contains(labels, labelCurrent):
+				// The engine reads it by itself.
+			case version == a.Former && len(labels) == 1:
+				uses[version] = rotators.Former
+			case len(labels) > 0:
+				uses[version] = rotators.InUse
+			}
+		}
+		if a.Tags.Retire != "" {
+			uses[a.Tags.Retire] = rotators.Former // whatever labels of its owner's it has
+		}
+		for version, use := range uses {
+			value, known := s.values[version]
+			if !known {
+				var err error
+				value, err = s.read(ctx, &secretsmanager.GetSecretValueInput{SecretId: &a.ID, VersionId: &version})
+				if err != nil && !errors.Is(err, errBinary) {
+					yield(rotation.Held{}, err)
+					return
+				}
+			}
+			if !value.IsZero() && !yield(rotation.Held{Value: value, Use: use}, nil) {
+				return
+			}
+		}
+	}
 }
 
 // explain names the key by which a version cannot be decrypted. It need not be the
@@ -222,7 +268,7 @@ func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[ro
 		slices.SortFunc(found, func(a, b types.SecretVersionsListEntry) int { return b.CreatedDate.Compare(*a.CreatedDate) })
 		for _, v := range found {
 			value, err := s.read(ctx, &secretsmanager.GetSecretValueInput{SecretId: &a.ID, VersionId: v.VersionId})
-			if value.IsZero() && (err == nil || rotators.IsPermanent(err)) {
+			if value.IsZero() && (err == nil || errors.Is(err, errBinary)) {
 				continue
 			}
 			if !yield(value, err) {

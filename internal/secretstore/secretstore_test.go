@@ -107,6 +107,17 @@ func fixture(t *testing.T, server *localaws.Server, client *secretsmanager.Clien
 				t.Fatal(err)
 			}
 		},
+		Label: func(label string) {
+			v, err := client.GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: &id})
+			if err == nil {
+				_, err = client.UpdateSecretVersionStage(t.Context(), &secretsmanager.UpdateSecretVersionStageInput{
+					SecretId: &id, VersionStage: &label, MoveToVersionId: v.VersionId,
+				})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
 		Current: func() rotators.Secret {
 			v, err := client.GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: &id})
 			if err != nil {
@@ -148,7 +159,8 @@ func TestStoreWithEveryReplyLostOnce(t *testing.T) {
 		id := create(t, client, "the first value")
 		enable(t, server, client, id)
 		f := fixture(t, server, client, id)
-		put, revert := f.Put, f.Revert
+		put, revert, label := f.Put, f.Revert, f.Label
+		f.Label = func(name string) { on.Store(false); label(name); on.Store(true) }
 		f.Put = func(v rotators.Secret) { on.Store(false); put(v); on.Store(true) }
 		f.Revert = func() { on.Store(false); revert(); on.Store(true) }
 		on.Store(true)

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/rekeyhq/rekey/internal/tools"
 )
 
 // MySQLOptions says what is special about a MariaDB or MySQL server. The zero
@@ -36,37 +38,45 @@ type MySQLServer struct {
 	Version  string // as the server says it: 10.11.19-MariaDB-0+deb12u1-log
 
 	dir    string
+	files  *os.Root // of dir
 	keeper *exec.Cmd
 	hold   io.Closer // closing it has the keeper stop the server
 }
 
-// MariaDB starts a MariaDB server from the programs on PATH. Call Stop when done;
-// the server also stops when this process ends without doing so.
+// MariaDB starts a MariaDB server from the programs on PATH or in /usr/sbin, else
+// from what `make tools-mariadb` brought. Call Stop when done; the server also
+// stops when this process ends without doing so.
 func MariaDB(ctx context.Context, o MySQLOptions) (*MySQLServer, error) {
-	install, installErr := exec.LookPath("mariadb-install-db")
-	server, err := exec.LookPath("mariadbd")
-	if _, defaultsErr := exec.LookPath("my_print_defaults"); errors.Join(installErr, err, defaultsErr) != nil {
-		return nil, errors.New("there is no MariaDB server on this machine; run `make tools-mariadb`, which installs it, or: sudo apt-get install --yes --no-install-recommends mariadb-server-core mariadb-client-core")
+	programs, err := tools.Find("mariadb")
+	if err != nil {
+		return nil, fmt.Errorf("there is no MariaDB server to start: %w", err)
+	}
+	base, err := base(programs["mariadbd"])
+	if err != nil {
+		return nil, err
 	}
 	return startMySQL(ctx, o, func(data string) [][]string {
 		return [][]string{
-			{install, "--no-defaults", "--datadir=" + data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"},
-			{server, "--no-defaults", "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M"},
+			// --force has it not ask for the address of this machine, which may have none.
+			{programs["mariadb-install-db"], "--no-defaults", "--basedir=" + base, "--datadir=" + data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve", "--force"},
+			{programs["mariadbd"], "--no-defaults", "--basedir=" + base, "--innodb-flush-log-at-trx-commit=0", "--innodb-log-file-size=8M"},
 		}
 	})
 }
 
-// MySQL starts a MySQL server of the folder REKEY_MYSQL_BIN, which is one that
-// `make test-mysql` has unpacked packages of Debian into: its program runs through
-// the loader and the libraries that came with it. Stop is as for MariaDB.
+// MySQL starts a MySQL server of the folder REKEY_MYSQL_BIN, else from what `make
+// tools-mysql` brought. Stop is as for MariaDB.
 func MySQL(ctx context.Context, o MySQLOptions) (*MySQLServer, error) {
-	root := os.Getenv("REKEY_MYSQL_BIN")
-	loaders, _ := filepath.Glob(filepath.Join(root, "usr/lib/*/ld-linux*.so.*"))
-	if root == "" || len(loaders) != 1 {
-		return nil, fmt.Errorf("there is no MySQL server in the folder %q that REKEY_MYSQL_BIN names; run `make test-mysql`, which fetches it", root)
+	programs, err := tools.Find("mysql")
+	if err != nil {
+		return nil, fmt.Errorf("there is no MySQL server to start: %w", err)
 	}
-	server := []string{loaders[0], "--library-path", filepath.Dir(loaders[0]), filepath.Join(root, "usr/sbin/mysqld"), "--no-defaults",
-		"--secure-file-priv=NULL", "--lc-messages-dir=" + filepath.Join(root, "usr/share/mysql"), "--plugin-dir=" + filepath.Join(root, "usr/lib/mysql/plugin")}
+	base, err := base(programs["mysqld"])
+	if err != nil {
+		return nil, err
+	}
+	server := []string{programs["mysqld"], "--no-defaults", "--secure-file-priv=NULL",
+		"--lc-messages-dir=" + filepath.Join(base, "share/mysql"), "--plugin-dir=" + filepath.Join(base, "lib/mysql/plugin")}
 	return startMySQL(ctx, o, func(data string) [][]string {
 		return [][]string{
 			append(slices.Clone(server), "--initialize-insecure", "--datadir="+data),
@@ -75,14 +85,21 @@ func MySQL(ctx context.Context, o MySQLOptions) (*MySQLServer, error) {
 	})
 }
 
+// base is the folder that a server is installed in, with its messages and plugins:
+// the one above that of its program.
+func base(program string) (string, error) {
+	program, err := filepath.EvalSymlinks(program)
+	return filepath.Dir(filepath.Dir(program)), err
+}
+
 // startMySQL runs the two command lines that make a data folder and serve it.
 func startMySQL(ctx context.Context, o MySQLOptions, commands func(data string) [][]string) (*MySQLServer, error) {
-	dir, err := os.MkdirTemp("", "rekey-mysql-")
-	if err != nil {
-		return nil, fmt.Errorf("making a folder for the server: %w", err)
+	s := &MySQLServer{Host: "127.0.0.1", User: "root", Password: rand.Text()}
+	var err error
+	if s.dir, s.files, err = newFolder("", "rekey-mysql-"); err != nil {
+		return nil, err
 	}
-	s := &MySQLServer{Host: "127.0.0.1", User: "root", Password: rand.Text(), dir: dir}
-	lines := commands(filepath.Join(dir, "data"))
+	lines := commands(filepath.Join(s.dir, "data"))
 	if err := s.start(ctx, o, lines[0], lines[1]); err != nil {
 		s.Stop()
 		return nil, err
@@ -96,6 +113,7 @@ func (s *MySQLServer) Stop() {
 		_ = s.hold.Close()
 		_ = s.keeper.Wait()
 	}
+	_ = s.files.Close()
 	_ = os.RemoveAll(s.dir)
 }
 
@@ -105,7 +123,7 @@ func (s *MySQLServer) Stop() {
 func (s *MySQLServer) Log() string {
 	var all strings.Builder
 	for _, name := range []string{"general.log", "server.out"} {
-		text, err := os.ReadFile(filepath.Join(s.dir, name))
+		text, err := s.files.ReadFile(name)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err.Error()
 		}
@@ -164,9 +182,15 @@ func (s *MySQLServer) Query(ctx context.Context, statement string) ([][]string, 
 	}
 }
 
-// Login logs in over the network and out again by a plain driver: what it proves
-// owes nothing to rekey's code. Where the server has TLS it is used, unverified.
+// Login logs in over the network and out again, as Run does.
 func (s *MySQLServer) Login(ctx context.Context, user, password string) error {
+	return s.Run(ctx, user, password)
+}
+
+// Run logs in over the network, runs statements, and logs out again, by a plain driver:
+// what it proves owes nothing to rekey's code. Where the server has TLS it is used,
+// unverified.
+func (s *MySQLServer) Run(ctx context.Context, user, password string, statements ...string) error {
 	cfg := s.config()
 	cfg.Net, cfg.Addr, cfg.User, cfg.Passwd = "tcp", net.JoinHostPort(s.Host, fmt.Sprint(s.Port)), user, password
 	cfg.TLSConfig, cfg.AllowFallbackToPlaintext = "preferred", true
@@ -174,7 +198,13 @@ func (s *MySQLServer) Login(ctx context.Context, user, password string) error {
 	if err != nil {
 		return err
 	}
-	return conn.Close()
+	defer conn.Close()
+	for _, sql := range statements {
+		if _, err := conn.(driver.ExecerContext).ExecContext(ctx, sql, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // MySQLRefused tells whether err is the server's own word that a password is
@@ -246,7 +276,7 @@ func (s *MySQLServer) start(ctx context.Context, o MySQLOptions, install, serve 
 		serve = append(serve, "--ssl-ca="+at("ca.pem"), "--ssl-cert="+at("cert.pem"), "--ssl-key="+at("key.pem"))
 	}
 	for name, text := range files {
-		if err := errors.Join(os.WriteFile(at(name), []byte(text), 0o600), as.own(at(name))); err != nil {
+		if err := as.write(s.files, name, text); err != nil {
 			return err
 		}
 	}
@@ -255,7 +285,7 @@ func (s *MySQLServer) start(ctx context.Context, o MySQLOptions, install, serve 
 		return err
 	}
 	defer ready.Close()
-	if err := as.own(at("ready")); err != nil {
+	if err := s.files.Lchown("ready", as.uid, as.gid); err != nil {
 		return err
 	}
 
@@ -263,9 +293,15 @@ func (s *MySQLServer) start(ctx context.Context, o MySQLOptions, install, serve 
 	// process, orderly or not, closes it; then the keeper stops the server and
 	// removes the folder. A group of its own keeps Ctrl-C from it.
 	argv = as.command(serve[0], append(serve[1:], o.Args...)...)
-	s.keeper = exec.Command("sh", append([]string{"-c", `dir=$1; shift; "$@" >>"$dir/out" 2>&1 & pid=$!; cat; kill -KILL $pid; wait $pid 2>/dev/null; rm -rf "$dir"`, "sh", s.dir}, argv...)...)
+	s.keeper = exec.Command("sh", append([]string{"-c", `dir=$1; shift; "$@" & pid=$!; cat; kill -KILL $pid; wait $pid 2>/dev/null; rm -rf "$dir"`, "sh", s.dir}, argv...)...)
 	s.keeper.Dir = "/"
 	s.keeper.Env = env
+	out, err := newOutput()
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	s.keeper.Stdout, s.keeper.Stderr = out, out
 	s.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if s.hold, err = s.keeper.StdinPipe(); err != nil {
 		return err
@@ -274,8 +310,7 @@ func (s *MySQLServer) start(ctx context.Context, o MySQLOptions, install, serve 
 		return err
 	}
 	if err := awaitReady(ctx, ready); err != nil {
-		out, _ := os.ReadFile(at("out"))
-		return fmt.Errorf("%s does not come up: %w\n%s%s", filepath.Base(serve[0]), err, s.Log(), out)
+		return fmt.Errorf("%s does not come up: %w\n%s%s", filepath.Base(serve[0]), err, s.Log(), written(out))
 	}
 	version, err := s.Query(ctx, "SELECT VERSION()")
 	if err != nil {

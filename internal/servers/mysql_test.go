@@ -27,11 +27,3 @@ func TestMariaDBRunsAndLogHearsOthersOnly(t *testing.T) {
 		t.Errorf("version %q", s.Version)
 	}
 }
-
-func TestNoMariaDBSaysHowToInstallOne(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	_, err := MariaDB(t.Context(), MySQLOptions{})
-	if err == nil || !strings.Contains(err.Error(), "make tools-mariadb") || !strings.Contains(err.Error(), "apt-get install") {
-		t.Errorf("error %v does not name the command that installs MariaDB", err)
-	}
-}

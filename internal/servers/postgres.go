@@ -6,16 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/rekeyhq/rekey/internal/tools"
 )
 
 // PostgresOptions says what is special about a server. The zero value is a
@@ -39,25 +40,25 @@ type PostgresServer struct {
 	Password string
 
 	dir    string
+	files  *os.Root // of dir
 	keeper *exec.Cmd
 	hold   io.Closer // closing it has the keeper stop the server
 }
 
 // Postgres starts a PostgreSQL server. It uses the programs in the folder
 // REKEY_POSTGRES_BIN, else those on PATH, else the newest in
-// /usr/lib/postgresql. Call Stop when done; the server also stops when this
-// process ends without doing so.
+// /usr/lib/postgresql, else what `make tools-postgres` brought. Call Stop when
+// done; the server also stops when this process ends without doing so.
 func Postgres(ctx context.Context, o PostgresOptions) (*PostgresServer, error) {
-	bin, err := postgresBin()
+	programs, err := tools.Find("postgres")
 	if err != nil {
+		return nil, fmt.Errorf("there is no PostgreSQL server to start: %w", err)
+	}
+	s := &PostgresServer{Host: "127.0.0.1", User: "postgres", Password: rand.Text()}
+	if s.dir, s.files, err = newFolder("", "rekey-postgres-"); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "rekey-postgres-")
-	if err != nil {
-		return nil, fmt.Errorf("making a folder for PostgreSQL: %w", err)
-	}
-	s := &PostgresServer{Host: "127.0.0.1", User: "postgres", Password: rand.Text(), dir: dir}
-	if err := s.start(ctx, bin, o); err != nil {
+	if err := s.start(ctx, programs, o); err != nil {
 		s.Stop()
 		return nil, err
 	}
@@ -82,13 +83,14 @@ func (s *PostgresServer) Stop() {
 		_ = s.hold.Close()
 		_ = s.keeper.Wait()
 	}
+	_ = s.files.Close()
 	_ = os.RemoveAll(s.dir)
 }
 
 // Log returns what the server has logged so far. What it logs for a statement
 // or a login is there before the client has its answer.
 func (s *PostgresServer) Log() string {
-	text, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	text, err := s.files.ReadFile("log")
 	if err != nil {
 		return err.Error()
 	}
@@ -144,7 +146,7 @@ func (s *PostgresServer) Exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
-func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOptions) error {
+func (s *PostgresServer) start(ctx context.Context, programs map[string]string, o PostgresOptions) error {
 	as, err := unprivileged()
 	if err != nil {
 		return err
@@ -153,34 +155,29 @@ func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOption
 		return err
 	}
 	run := func(program string, args ...string) error {
-		argv := as.command(filepath.Join(bin, program), args...)
+		argv := as.command(programs[program], args...)
 		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 		cmd.Dir = s.dir
 		// A file, not a pipe: the server inherits it and would hold a pipe open.
-		out, err := os.Create(filepath.Join(s.dir, program+".out"))
+		out, err := newOutput()
 		if err != nil {
 			return err
 		}
 		defer out.Close()
 		cmd.Stdout, cmd.Stderr = out, out
 		if err := cmd.Run(); err != nil {
-			said, _ := os.ReadFile(out.Name())
-			return fmt.Errorf("%s failed: %w\n%s", program, err, said)
+			return fmt.Errorf("%s failed: %w\n%s", program, err, written(out))
 		}
 		return nil
 	}
 	data := filepath.Join(s.dir, "data")
 	write := func(name string, lines ...string) error {
-		path := filepath.Join(s.dir, name)
-		if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
-			return err
-		}
-		return as.own(path)
+		return as.write(s.files, name, strings.Join(lines, "\n")+"\n")
 	}
 
 	if o.ReplicaOf != nil {
 		s.Password = o.ReplicaOf.Password
-		if err := o.ReplicaOf.copy(ctx, s.dir, write); err != nil {
+		if err := o.ReplicaOf.copy(ctx, as, s, write); err != nil {
 			return fmt.Errorf("copying the server to replicate: %w", err)
 		}
 	} else {
@@ -228,7 +225,7 @@ func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOption
 	// The keeper reads a pipe whose other end this process holds. The end of the
 	// process, orderly or not, closes it; then the keeper stops the server and
 	// removes the folder. A group of its own keeps Ctrl-C from it.
-	stop := as.command(filepath.Join(bin, "pg_ctl"), "stop", "--pgdata", data, "--mode", "immediate", "-w")
+	stop := as.command(programs["pg_ctl"], "stop", "--pgdata", data, "--mode", "immediate", "-w")
 	s.keeper = exec.Command("sh", append([]string{"-c", `dir=$1; shift; cat; "$@" >/dev/null 2>&1; rm -rf "$dir"`, "sh", s.dir}, stop...)...)
 	s.keeper.Dir = "/"
 	s.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -247,29 +244,31 @@ func (s *PostgresServer) start(ctx context.Context, bin string, o PostgresOption
 	return nil
 }
 
-// copy makes dir the folder of a replica. It does by hand what pg_basebackup does,
+// copy fills the folder of a replica. It does by hand what pg_basebackup does,
 // because not every build has that.
-func (s *PostgresServer) copy(ctx context.Context, dir string, write func(name string, lines ...string) error) error {
+func (s *PostgresServer) copy(ctx context.Context, as account, replica *PostgresServer, write func(name string, lines ...string) error) error {
 	conn, err := s.Connect(ctx) // the backup lasts as long as the session
 	if err != nil {
 		return err
 	}
 	defer conn.Close(ctx)
 	// The slot has the server keep what the replica has not got yet.
-	if _, err := conn.Exec(ctx, fmt.Sprintf("SELECT pg_create_physical_replication_slot('%s', true); SELECT pg_backup_start('replica', true)", slot(dir))).ReadAll(); err != nil {
+	if _, err := conn.Exec(ctx, fmt.Sprintf("SELECT pg_create_physical_replication_slot('%s', true); SELECT pg_backup_start('replica', true)", slot(replica.dir))).ReadAll(); err != nil {
 		return err
 	}
-	data := filepath.Join(dir, "data")
-	if said, err := exec.CommandContext(ctx, "cp", "-Rp", filepath.Join(s.dir, "data"), data).CombinedOutput(); err != nil {
+	argv := as.command("cp", "-Rp", filepath.Join(s.dir, "data"), filepath.Join(replica.dir, "data"))
+	cp := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cp.Dir = "/"
+	if said, err := cp.CombinedOutput(); err != nil {
 		return fmt.Errorf("cp: %w\n%s", err, said)
 	}
 	result, err := conn.Exec(ctx, "SELECT labelfile FROM pg_backup_stop(false)").ReadAll()
 	if err != nil {
 		return err
 	}
-	slots, err := filepath.Glob(filepath.Join(data, "pg_replslot", "*"))
-	for _, gone := range append(slots, filepath.Join(data, "postmaster.pid"), filepath.Join(data, "postmaster.opts")) {
-		err = errors.Join(err, os.RemoveAll(gone))
+	slots, err := fs.Glob(replica.files.FS(), "data/pg_replslot/*")
+	for _, gone := range append(slots, "data/postmaster.pid", "data/postmaster.opts") {
+		err = errors.Join(err, replica.files.RemoveAll(gone))
 	}
 	return errors.Join(err, write("data/backup_label", string(result[0].Rows[0][0])), write("data/standby.signal"))
 }
@@ -278,68 +277,3 @@ func (s *PostgresServer) copy(ctx context.Context, dir string, write func(name s
 func slot(dir string) string {
 	return "replica_" + dir[strings.LastIndexByte(dir, '-')+1:]
 }
-
-// postgresBin returns the folder with PostgreSQL's programs.
-func postgresBin() (string, error) {
-	for _, dir := range postgresBins() {
-		if _, err := os.Stat(filepath.Join(dir, "pg_ctl")); err == nil {
-			return dir, nil
-		}
-	}
-	return "", errors.New("there is no PostgreSQL server on this machine; run `make test`, which installs it, or: sudo apt-get install --yes postgresql")
-}
-
-// postgresBins returns the folders to look in, first choice first.
-func postgresBins() []string {
-	if dir := os.Getenv("REKEY_POSTGRES_BIN"); dir != "" {
-		return []string{dir}
-	}
-	version := func(dir string) int {
-		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(dir)))
-		return n
-	}
-	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	slices.SortFunc(dirs, func(a, b string) int { return version(b) - version(a) })
-	if path, err := exec.LookPath("initdb"); err == nil {
-		// What is on PATH may be a link out of the folder with the rest.
-		if path, err = filepath.EvalSymlinks(path); err == nil {
-			dirs = slices.Insert(dirs, 0, filepath.Dir(path))
-		}
-	}
-	return dirs
-}
-
-// account is who a server runs as.
-type account struct {
-	prefix   []string // what to put in front of a command to run it as them
-	uid, gid int      // -1: whoever this process is
-}
-
-// unprivileged returns this process's own account, unless that is root, as whom
-// PostgreSQL refuses to run.
-func unprivileged() (account, error) {
-	if os.Geteuid() != 0 {
-		return account{uid: -1, gid: -1}, nil
-	}
-	nobody, err := user.Lookup("nobody")
-	if err != nil {
-		return account{}, fmt.Errorf("looking for a user to run PostgreSQL as: %w", err)
-	}
-	nogroup, err := user.LookupGroup("nogroup")
-	if err != nil {
-		return account{}, fmt.Errorf("looking for a group to run PostgreSQL as: %w", err)
-	}
-	a := account{prefix: []string{"setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"}}
-	var uidErr, gidErr error
-	a.uid, uidErr = strconv.Atoi(nobody.Uid)
-	a.gid, gidErr = strconv.Atoi(nogroup.Gid)
-	return a, errors.Join(uidErr, gidErr)
-}
-
-// command returns the argument list that runs program as the account.
-func (a account) command(program string, args ...string) []string {
-	return slices.Concat(a.prefix, []string{program}, args)
-}
-
-// own gives a file or folder to the account.
-func (a account) own(path string) error { return os.Chown(path, a.uid, a.gid) }

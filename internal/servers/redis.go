@@ -9,16 +9,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/rekeyhq/rekey/internal/tools"
 )
 
 // RedisOptions says what is special about a server. The zero value is a server
@@ -53,15 +57,16 @@ type RedisServer struct {
 	log strings.Builder
 }
 
-// Redis starts a Redis server: one of the folder REKEY_REDIS_BIN, into which
-// `make test-redis` has unpacked packages of Debian, else redis-server or
-// valkey-server on PATH. Call Stop when done; the server also stops when this
-// process ends without doing so.
+// Redis starts a Redis server: redis-server or valkey-server of the folder
+// REKEY_REDIS_BIN, else one of them on PATH, else what `make tools-redis` brought.
+// Call Stop when done; the server also stops when this process ends without doing
+// so.
 func Redis(ctx context.Context, o RedisOptions) (*RedisServer, error) {
-	program, err := redisServer()
+	programs, err := tools.Find("redis")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("there is no Redis server to start: %w", err)
 	}
+	program := slices.Collect(maps.Values(programs)) // the one of the two
 	// In memory where there is a place for it: the server writes a file, and waits
 	// for the disk, whenever a user is changed.
 	dir, err := os.MkdirTemp("/dev/shm", "rekey-redis-")
@@ -283,26 +288,4 @@ func (s *RedisServer) awaitReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the Redis server: %w\n%s", ctx.Err(), s.Log())
 	}
-}
-
-// redisServer returns the program to run.
-func redisServer() ([]string, error) {
-	names := []string{"redis-server", "valkey-server"}
-	if root := os.Getenv("REKEY_REDIS_BIN"); root != "" {
-		for _, name := range names {
-			// Its loader, with the libraries that came with it.
-			loaders, _ := filepath.Glob(filepath.Join(root, "usr/lib/*/ld-linux*.so.*"))
-			path, err := exec.LookPath(filepath.Join(root, "usr/bin", name))
-			if err == nil && len(loaders) == 1 {
-				return []string{loaders[0], "--library-path", filepath.Dir(loaders[0]), path}, nil
-			}
-		}
-		return nil, fmt.Errorf("there is no Redis server in the folder %q that REKEY_REDIS_BIN names; run `make test-redis`, which fetches two", root)
-	}
-	for _, name := range names {
-		if path, err := exec.LookPath(name); err == nil {
-			return []string{path}, nil
-		}
-	}
-	return nil, errors.New("there is no Redis server on this machine; run `make tools-redis`, or: sudo apt-get install --yes redis-server")
 }

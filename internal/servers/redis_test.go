@@ -87,15 +87,3 @@ func TestRedisThatCannotStartSaysWhy(t *testing.T) {
 		t.Errorf("%v, %v", s, err)
 	}
 }
-
-func TestNoRedisSaysHowToGetOne(t *testing.T) {
-	t.Setenv("REKEY_REDIS_BIN", t.TempDir())
-	if _, err := Redis(t.Context(), RedisOptions{}); err == nil || !strings.Contains(err.Error(), "make test-redis") {
-		t.Errorf("error %v does not name the command that fetches servers", err)
-	}
-	t.Setenv("REKEY_REDIS_BIN", "")
-	t.Setenv("PATH", t.TempDir())
-	if _, err := Redis(t.Context(), RedisOptions{}); err == nil || !strings.HasSuffix(err.Error(), "sudo apt-get install --yes redis-server") {
-		t.Errorf("error %v does not end with the command that installs Redis", err)
-	}
-}

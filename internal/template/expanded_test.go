@@ -51,6 +51,24 @@ func TestExpanded(t *testing.T) {
 		is(queue, "SqsManagedSseEnabled", `{"Fn::If":["HasKey",{"Ref":"AWS::NoValue"},true]}`)
 	}
 	is("ParameterQueue", "RedrivePolicy", `{"deadLetterTargetArn":{"Fn::GetAtt":["ParameterDeadLetters","Arn"]},"maxReceiveCount":5}`)
+	for policy, queue := range map[string]string{"ParameterQueuePolicy": "ParameterQueue", "ParameterDeadLettersPolicy": "ParameterDeadLetters"} {
+		is(policy, "Queues", `[{"Ref":"`+queue+`"}]`)
+		document, _ := expanded.Resources[policy].Properties["PolicyDocument"].(map[string]any)
+		statements, _ := document["Statement"].([]any)
+		if len(statements) == 0 {
+			t.Errorf("%s has no statements", policy)
+		}
+		for _, s := range statements {
+			s, _ := s.(map[string]any)
+			about, _ := json.Marshal([]any{s["Effect"], s["Principal"], s["Resource"]})
+			if string(about) != `["Deny","*",{"Fn::GetAtt":["`+queue+`","Arn"]}]` {
+				t.Errorf("%s: %s", policy, about)
+			}
+			if actions, _ := s["Action"].([]any); len(actions) > 7 { // which SQS refuses
+				t.Errorf("%s: %d actions in one statement", policy, len(actions))
+			}
+		}
+	}
 	is("SecretRotatorPermission", "Principal", `"secretsmanager.amazonaws.com"`)
 	is("SecretRotatorPermission", "SourceAccount", `{"Ref":"AWS::AccountId"}`)
 	roles := 0

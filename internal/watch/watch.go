@@ -24,6 +24,7 @@ import (
 
 	"github.com/aws/smithy-go"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -116,10 +117,10 @@ func (w *Watcher) Record() *Record {
 	r := *w.record
 	r.Notes = slices.Clone(r.Notes)
 	if w.missed > 0 {
-		r.Notes = append(r.Notes, fmt.Sprintf("%s failed, the last one so: %v", count(w.missed, "read"), w.lost))
+		r.Notes = append(r.Notes, fmt.Sprintf("%s failed, the last one so: %v", count(w.missed, "read"), bounded.Text(w.lost.Error())))
 	}
 	if w.unclear != nil {
-		r.Notes = append(r.Notes, fmt.Sprintf("The last login that told nothing: %v", w.unclear))
+		r.Notes = append(r.Notes, fmt.Sprintf("The last login that told nothing: %s", bounded.Printable(w.unclear.Error())))
 	}
 	r.Lanes = slices.Clone(r.Lanes)
 	for i := range r.Lanes {

@@ -5,7 +5,9 @@
 //
 // A key is minted before it can be stored, the one thing that the other rotators never
 // do. So the intent is recorded first, or stands in the name of the key itself, and a
-// second run finds by it what the first one minted and lost: a stray, which is revoked.
+// second run finds by it what the first one minted and lost: an orphaned key, which is
+// revoked. Each key is judged right before its revocation, by what the secret holds then
+// (see [rotators.Rotation.Use]): a run may have waited for minutes since it listed the keys.
 //
 // The old key stays valid until its grace is over, for 24 hours unless rekey:grace says
 // otherwise, so readers are refused at no time.
@@ -13,8 +15,6 @@ package apikey
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,21 +46,23 @@ type Issuer interface {
 	// ID reads the id of the key in a value. It refuses with a permanent error a value
 	// without one, and one that could not hold another key; see [ID].
 	ID(v rotators.Secret) (string, error)
-	// Begin records that the attempt of this token is about to mint, for issuers whose
-	// keys cannot carry the token. It is called before each Mint. Others do nothing.
-	Begin(ctx context.Context, token string) error
-	// Mint makes a new key, a different one each time, and one for which Strays can tell
-	// that rekey made it; see [Name]. It is asked for once: the caller tries again. The
-	// error wraps ErrFull if the account has as many keys as it may; then it made none.
-	Mint(ctx context.Context, token string) (Key, error)
-	// Done takes back what Begin recorded: the key of this token is stored, and there
-	// are no strays. Others do nothing.
-	Done(ctx context.Context, token string) error
-	// Strays returns the ids of the keys that rekey provably minted for this secret,
-	// whichever attempt it was for; see [Named]. A key about which there is doubt is
-	// none, nor is one that is dead for good. Those to keep are not revoked, so an issuer
-	// may leave them out. Where a new key is listed late, it waits until it would be there.
-	Strays(ctx context.Context, keep ...string) ([]string, error)
+	// Begin records that a key of this name is about to be minted, and is called before
+	// each Mint. An issuer whose keys have names does nothing.
+	Begin(ctx context.Context, name string) error
+	// Mint makes a new key of this name (see [Name]), a different key each time. Mint does
+	// not retry: the caller does. The error wraps ErrFull if the account has as many keys
+	// as it may. A refusal, ErrFull included, means that no key was made: Mint then takes
+	// back what Begin recorded. After a lost answer there may be a key: the record stays.
+	Mint(ctx context.Context, name string) (Key, error)
+	// Done takes back all that Begin recorded for the attempt of this name (see
+	// [SameAttempt]), whose key is stored or revoked by now. An issuer whose keys have
+	// names does nothing.
+	Done(ctx context.Context, name string) error
+	// Strays lists the account's keys with their names, except keys that are dead for good.
+	// The caller picks the orphaned keys of this secret; an issuer may leave out the keys to
+	// keep. An issuer whose keys have no names lists the keys that Begin's records prove,
+	// with the recorded name. Where a new key is listed late, Strays waits for that long.
+	Strays(ctx context.Context, keep ...string) ([]Stray, error)
 	// Verify tells whether the key in a value works: nil, an error that is Refused, or
 	// any other if it cannot tell. If the issuer says which key it is, and the id in the
 	// value is another one's, the error is permanent.
@@ -77,21 +79,8 @@ type Issuer interface {
 // ErrFull says that an account has as many keys as it may have.
 var ErrFull = errors.New("there is no room for another key")
 
-// Name is what to call a key, for issuers whose keys have names: it says that rekey
-// minted the key, for which secret, given by its ARN, and in which attempt. It is 31
-// letters, digits and hyphens.
-func Name(secret, token string) string { return prefix(secret) + digest(token)[:8] }
-
-// Named tells whether a key of this name was minted for this secret. One that was minted
-// for another secret, which may well share the account, was not.
-func Named(secret, name string) bool { return strings.HasPrefix(name, prefix(secret)) }
-
-func prefix(secret string) string { return "rekey-" + digest(secret)[:16] + "-" }
-
-func digest(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return hex.EncodeToString(sum[:])
-}
+// Stray is a key that may be orphaned: minted by rekey and not stored.
+type Stray struct{ ID, Name string }
 
 // ID reads the field of a value that holds the id of the key, and sees to it that this
 // field and others, the key's secret say, are there and can be replaced: so that nothing
@@ -173,6 +162,33 @@ func (c *Clock) Wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// Await returns check's error unless the error is Refused. A key that was made a moment ago
+// is refused for a while, so Await then repeats check until the key was accepted for the
+// whole settling time, or is still refused after that time.
+func (c *Clock) Await(ctx context.Context, settling time.Duration, check func() error) error {
+	err := check()
+	if !rotators.IsRefused(err) {
+		return err
+	}
+	start := c.Time()
+	for refused := start; ; { // last
+		if pauseErr := c.Wait(ctx, settling/looks); pauseErr != nil {
+			return errors.Join(err, pauseErr)
+		}
+		err = check()
+		now := c.Time()
+		switch {
+		case err == nil && now.Sub(refused) >= settling:
+			return nil
+		case err == nil:
+			continue
+		case !rotators.IsRefused(err) || now.Sub(start) >= settling:
+			return err
+		}
+		refused = now
+	}
+}
+
 // New returns the rotator for the keys of an issuer. The clock may be nil.
 func New(open Open, clock *Clock) rotators.Rotator {
 	if clock == nil {
@@ -214,17 +230,50 @@ func (x *rotator) account(ctx context.Context, r rotators.Rotation) (account, er
 	return a, nil
 }
 
+// holds returns a function that reports whether a value holds the key of an id. A value
+// without a well-formed id holds every key whose id it mentions.
+func (a account) holds(id string) func(rotators.Secret) bool {
+	return func(v rotators.Secret) bool {
+		if its, err := a.ID(v); err == nil {
+			return its == id
+		}
+		return mentions(v.Reveal(), id)
+	}
+}
+
+// mentions reports whether a text contains an id, and not as a part of a longer word.
+func mentions(text, id string) bool {
+	word := func(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
+	for from := 0; id != ""; from++ {
+		at := strings.Index(text[from:], id)
+		if at < 0 {
+			break
+		}
+		from += at
+		end := from + len(id)
+		if (from == 0 || !word(text[from-1])) && (end == len(text) || !word(text[end])) {
+			return true
+		}
+	}
+	return false
+}
+
 // Create mints a key.
 func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
 	a, err := x.account(ctx, r)
 	if err != nil {
 		return rotators.Secret{}, err
 	}
-	// What is revoked in the end is the key of this id, so it must be the one the value
-	// holds. A key that is refused is for the issuer to judge: an admin may be vouched for.
-	refused := a.Verify(ctx, r.Current)
-	if refused != nil && !rotators.IsRefused(refused) {
+	// Retirement will revoke the key of this id, so the value must hold that key. A key that
+	// somebody made by hand a moment ago is refused only until it has settled. A delegated
+	// admin may replace a key that is refused for good.
+	refused := x.clock.Await(ctx, a.Settling(), func() error { return a.Verify(ctx, r.Current) })
+	switch {
+	case refused != nil && !rotators.IsRefused(refused):
 		return rotators.Secret{}, fmt.Errorf("the key that readers get: %w", refused)
+	case refused != nil && r.Settings.Admin == "":
+		// The error is not Refused: Create was not asked about this key.
+		return rotators.Secret{}, fmt.Errorf("the current key does not work, and only the current key says whose keys to rotate, so nothing was changed: store one that works (%v)", refused)
 	}
 	value, err := x.issue(ctx, a, r, refused == nil)
 	if err != nil && refused != nil {
@@ -236,22 +285,47 @@ func (x *rotator) Create(ctx context.Context, r rotators.Rotation) (rotators.Sec
 // issue mints a key and returns the value with it. Only if what readers get works does an
 // older key make room.
 func (x *rotator) issue(ctx context.Context, a account, r rotators.Rotation, works bool) (rotators.Secret, error) {
-	swept, err := a.sweep(ctx, a.current, a.previous)
+	swept, err := x.sweep(ctx, a, r, a.current, a.previous)
 	if err != nil {
 		return rotators.Secret{}, err
 	}
-	key, err := x.mint(ctx, a, r.Token, swept)
-	if errors.Is(err, ErrFull) && works {
-		key, err = x.mintInPlace(ctx, a, r, err)
+	key, err := x.mint(ctx, a, r, swept)
+	if errors.Is(err, ErrFull) {
+		if busy := x.busy(ctx, a, r); busy != nil {
+			return rotators.Secret{}, busy
+		}
+		if works {
+			key, err = x.mintInPlace(ctx, a, r, err)
+		}
 	}
 	if err != nil {
 		return rotators.Secret{}, fmt.Errorf("minting a key: %w", err)
 	}
 	value, err := a.store(r.Current, key)
 	if err != nil {
-		return rotators.Secret{}, errors.Join(err, a.revokeLost(ctx, key.ID))
+		return rotators.Secret{}, errors.Join(err, a.revokeLost(ctx, r, key.ID))
 	}
 	return value, nil
+}
+
+// busy returns an error if another run has minted a key and may be about to store it. That one takes up the room, and no older key makes any then.
+func (x *rotator) busy(ctx context.Context, a account, r rotators.Rotation) error {
+	strays, err := a.Strays(ctx, a.current, a.previous)
+	if err != nil {
+		return fmt.Errorf("looking for keys that another run has minted: %w", err)
+	}
+	for _, s := range strays {
+		if x.alive(r, s) {
+			return fmt.Errorf("no key was minted: there is no room for another key beside %s, which another run has minted and may be about to store; if that key is not stored, run this step again after %s", s.ID, over(s.Name).UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
+// alive reports whether the run that minted a key for this secret may still store the key.
+// The run does not know whether its attempt was given up meanwhile.
+func (x *rotator) alive(r rotators.Rotation, s Stray) bool {
+	return named(r.ID, s.Name) && x.clock.Time().Before(over(s.Name))
 }
 
 // store returns the value with the key in it.
@@ -285,22 +359,35 @@ func fill(value rotators.Secret, name string, with rotators.Secret) (rotators.Se
 
 // revokeLost revokes a key that cannot be stored. One without an id is left to the sweep
 // of the next run: nobody knows what an issuer makes of an empty one.
-func (a account) revokeLost(ctx context.Context, id string) error {
+func (a account) revokeLost(ctx context.Context, r rotators.Rotation, id string) error {
 	if id == "" {
 		return nil
 	}
-	return a.Revoke(ctx, id)
+	if err := a.Revoke(ctx, id); err != nil {
+		return err
+	}
+	a.done(ctx, Name(r.ID, r.Token, time.Time{}))
+	return nil
+}
+
+// done takes back what was recorded before a key was minted that is revoked now. An error
+// is only logged, because an issuer goes by such a record for a short time only.
+func (a account) done(ctx context.Context, name string) {
+	if err := a.Done(ctx, name); err != nil {
+		slog.WarnContext(ctx, "a key was revoked, and what was recorded before it was minted could not be taken back", "error", err.Error())
+	}
 }
 
 // mint records the intent and mints. If a key was revoked a moment ago, the issuer may
 // count it for a while.
-func (x *rotator) mint(ctx context.Context, a account, token string, revoked bool) (key Key, err error) {
+func (x *rotator) mint(ctx context.Context, a account, r rotators.Rotation, revoked bool) (key Key, err error) {
 	start := x.clock.Time()
 	for {
-		if err = a.Begin(ctx, token); err != nil {
+		name := x.name(ctx, r.ID, r.Token)
+		if err = a.Begin(ctx, name); err != nil {
 			err = fmt.Errorf("recording that a key is about to be minted: %w", err)
 		} else {
-			key, err = a.Mint(ctx, token)
+			key, err = a.Mint(ctx, name)
 		}
 		if !revoked || !errors.Is(err, ErrFull) || rotators.IsPermanent(err) || x.clock.Time().Sub(start) >= a.Settling() {
 			return key, err
@@ -311,7 +398,7 @@ func (x *rotator) mint(ctx context.Context, a account, token string, revoked boo
 	}
 }
 
-// maxLeftovers is how many values of abandoned attempts are looked at.
+// maxLeftovers is how many keys of versions without a label are looked at.
 const maxLeftovers = 5
 
 // mintInPlace mints once a key has made room that the secret recorded and that readers
@@ -323,7 +410,7 @@ func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotatio
 	}
 	for {
 		if revoked {
-			key, err := x.mint(ctx, a, r.Token, true)
+			key, err := x.mint(ctx, a, r, true)
 			if !errors.Is(err, ErrFull) {
 				return key, err
 			}
@@ -332,12 +419,23 @@ func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotatio
 		if len(live) == 0 {
 			return Key{}, full
 		}
-		if err := a.Revoke(ctx, live[0]); err != nil {
+		if revoked, err = a.makeRoom(ctx, r, live[0]); err != nil {
 			return Key{}, fmt.Errorf("%w; revoking the older key %s to make some: %w", full, live[0], err)
 		}
-		slog.WarnContext(ctx, "there was no room for another key, so an older one of this secret's was revoked before its time", "secret", r.ID, "key", live[0])
-		live, revoked = live[1:], true
+		if revoked {
+			slog.WarnContext(ctx, "there was no room for another key, so an older one of this secret's was revoked before its time", "secret", r.ID, "key", live[0])
+		}
+		live = live[1:]
 	}
+}
+
+// makeRoom revokes an older key, unless a version in use holds it.
+func (a account) makeRoom(ctx context.Context, r rotators.Rotation, id string) (revoked bool, err error) {
+	use, err := r.Use(ctx, a.holds(id))
+	if err != nil || use == rotators.InUse {
+		return false, err
+	}
+	return true, a.Revoke(ctx, id)
 }
 
 // older returns the ids of the keys that the secret recorded, that readers do not get and
@@ -346,11 +444,18 @@ func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotatio
 // id into it, and only a key that works proves whose it is.
 func (a account) older(ctx context.Context, r rotators.Rotation) (live []string, revoked bool, err error) {
 	var values []rotators.Secret
+	seen := []string{a.current}
+	add := func(v rotators.Secret) {
+		// A value without an id was not made here.
+		if id, err := a.ID(v); err == nil && !slices.Contains(seen, id) {
+			values, seen = append(values, v), append(seen, id)
+		}
+	}
 	for v, err := range r.Leftovers(ctx) {
 		if err != nil {
 			return nil, false, err
 		}
-		if values = append(values, v); len(values) == maxLeftovers {
+		if add(v); len(values) == maxLeftovers {
 			break
 		}
 	}
@@ -358,19 +463,18 @@ func (a account) older(ctx context.Context, r rotators.Rotation) (live []string,
 	if err != nil {
 		return nil, false, err
 	}
-	for _, v := range append(values, previous) {
-		id, err := a.ID(v)
-		if err != nil || id == a.current || slices.Contains(live, id) {
-			continue // a value without an id was not made here
-		}
+	add(previous)
+	for i, v := range values {
+		id := seen[i+1]
 		switch err := a.Verify(ctx, v); {
 		case err == nil:
 			live = append(live, id)
 		case rotators.IsRefused(err) && r.Settings.Admin == "":
-			if err := a.Revoke(ctx, id); err != nil {
+			made, err := a.makeRoom(ctx, r, id)
+			if err != nil {
 				return nil, false, fmt.Errorf("revoking the older key %s, which does not work, to make room: %w", id, err)
 			}
-			revoked = true
+			revoked = revoked || made
 		case !rotators.IsRefused(err) && !rotators.IsPermanent(err):
 			return nil, false, fmt.Errorf("looking for an older key that could make room: %w", err)
 		}
@@ -378,19 +482,26 @@ func (a account) older(ctx context.Context, r rotators.Rotation) (live []string,
 	return live, revoked, nil
 }
 
-// Discard revokes the key of a value that readers never get: another run of the same
-// attempt stored its own first, or somebody stored another value by hand. If that holds
-// the same key, it stays.
+// Discard revokes the key of a value that will not be promoted.
 func (x *rotator) Discard(ctx context.Context, r rotators.Rotation) error {
-	a, err := x.account(ctx, r)
+	issuer, err := x.open(ctx, r)
 	if err != nil {
 		return err
 	}
+	a := account{Issuer: issuer}
 	id, err := a.ID(r.Pending)
-	if err != nil || id == a.current || id == a.previous {
+	if err != nil {
 		return err
 	}
-	return a.Revoke(ctx, id)
+	switch use, err := r.Use(ctx, a.holds(id)); {
+	case err != nil:
+		return err
+	case use == rotators.InUse:
+		return nil
+	case use == rotators.Former:
+		return fmt.Errorf("the key %s: %w", id, rotators.ErrFormer)
+	}
+	return a.revokeLost(ctx, r, id)
 }
 
 // Set waits until the key works everywhere, and clears up after runs that minted a key
@@ -404,7 +515,7 @@ func (x *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.sweep(ctx, a.current, a.previous, pending); err != nil {
+	if _, err := x.sweep(ctx, a, r, a.current, a.previous, pending); err != nil {
 		return err
 	}
 	err = x.settled(ctx, a, func() error { return a.Verify(ctx, r.Pending) })
@@ -414,7 +525,7 @@ func (x *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 	if err != nil {
 		return fmt.Errorf("the new key %s: %w", pending, err)
 	}
-	if err := a.Done(ctx, r.Token); err != nil {
+	if err := a.Done(ctx, Name(r.ID, r.Token, time.Time{})); err != nil {
 		return fmt.Errorf("taking back what was recorded before the key was minted: %w", err)
 	}
 	return nil
@@ -449,8 +560,11 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	if a.previous == "" {
 		return nil
 	}
-	if a.previous == a.current {
-		return rotators.Permanent(fmt.Errorf("the key %s is not revoked, because the value that readers get holds it, too: remove the tag rekey:retire", a.previous))
+	switch use, err := r.Use(ctx, a.holds(a.previous)); {
+	case err != nil:
+		return fmt.Errorf("before revoking the key %s: %w", a.previous, err)
+	case use == rotators.InUse:
+		return rotators.Permanent(fmt.Errorf("the key %s is not revoked, because a version in use holds the same key (the current version, the pending version, or a version with a label of its owner's own): if that is right, remove the tag rekey:retire", a.previous))
 	}
 	// It is not tried before: that would count as its last use.
 	if err := a.Revoke(ctx, a.previous); err != nil {
@@ -475,30 +589,48 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 		return rotators.Permanent(fmt.Errorf("the old key %s: %w, for %v now; it is tried again, and if it stays so ask the issuer", a.previous, err, patient*a.Settling()))
 	}
 	if err != nil {
-		return fmt.Errorf("the old key %s was revoked, and whether it is refused is not known: %w", a.previous, err)
+		return fmt.Errorf("whether the old key %s is refused is not known: %w", a.previous, err)
 	}
 	return nil
 }
 
 var errStillWorks = errors.New("it was revoked and still works")
 
-// sweep revokes the strays, and tells whether there were any.
-func (a account) sweep(ctx context.Context, keep ...string) (swept bool, err error) {
+// sweep revokes the orphaned keys, and reports whether there were any. Create, which has no
+// pending value, leaves alone a key whose run may still store it.
+func (x *rotator) sweep(ctx context.Context, a account, r rotators.Rotation, keep ...string) (swept bool, err error) {
 	strays, err := a.Strays(ctx, keep...)
 	if err != nil {
 		return false, fmt.Errorf("looking for keys that were minted and never stored: %w", err)
 	}
-	for _, id := range strays {
-		if slices.Contains(keep, id) {
+	var revoked, done []string
+	for _, s := range strays {
+		// A key without a name of its own may be listed by the names of several runs.
+		alive := slices.ContainsFunc(strays, func(other Stray) bool { return other.ID == s.ID && x.alive(r, other) })
+		if !named(r.ID, s.Name) || slices.Contains(keep, s.ID) || r.Pending.IsZero() && alive {
 			continue
 		}
-		if err := a.Revoke(ctx, id); err != nil {
-			return swept, fmt.Errorf("revoking the key %s, which was minted and never stored: %w", id, err)
+		if !slices.Contains(revoked, s.ID) {
+			switch use, err := r.Use(ctx, a.holds(s.ID)); {
+			case err != nil:
+				return false, fmt.Errorf("before revoking the key %s, which an earlier run seems to have minted and not stored: %w", s.ID, err)
+			case use != rotators.Unused:
+				continue
+			}
+			if err := a.Revoke(ctx, s.ID); err != nil {
+				return false, fmt.Errorf("revoking the key %s, which was minted and never stored: %w", s.ID, err)
+			}
+			revoked = append(revoked, s.ID)
+			slog.WarnContext(ctx, "a key that an earlier run minted and could not store was revoked", "key", s.ID)
 		}
-		swept = true
-		slog.WarnContext(ctx, "a key that an earlier run minted and could not store was revoked", "key", id)
+		if !slices.ContainsFunc(done, func(name string) bool { return SameAttempt(name, s.Name) }) {
+			done = append(done, s.Name)
+		}
 	}
-	return swept, nil
+	for _, name := range done {
+		a.done(ctx, name)
+	}
+	return len(revoked) > 0, nil
 }
 
 // How often, and for how long at the most, something is looked at until it has settled.

@@ -53,6 +53,7 @@ func TestConformance(t *testing.T) {
 					Accepts: func(_ context.Context, value rotators.Secret) (bool, error) { return v.holds(value), nil },
 					Overlap: true,
 					MaxKeys: 2,
+					Pass:    func(d time.Duration) { _ = v.pause(t.Context(), d) },
 				}
 				others := 0
 				if c.tags != nil {
@@ -82,6 +83,16 @@ func rotation(current *key, before ...*key) rotators.Rotation {
 	values := []rotators.Secret{{}}
 	for i, k := range before {
 		values = append(values[:i], k.value())
+	}
+	previous := func() rotators.Secret { v, _ := r.Previous(context.Background()); return v }
+	r.Use = func(_ context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+		switch {
+		case holds(r.Current):
+			return rotators.InUse, nil
+		case holds(previous()):
+			return rotators.Former, nil
+		}
+		return rotators.Unused, nil
 	}
 	r.Previous = func(context.Context) (rotators.Secret, error) { return values[0], nil }
 	r.Leftovers = func(context.Context) iter.Seq2[rotators.Secret, error] {
@@ -167,7 +178,7 @@ func TestRoomIsMadeInOrder(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			v := startVendor(t)
 			current, previous, abandoned := v.add("shop", "by hand"), v.add("shop", "by hand"), v.add("shop", "by hand")
-			v.add("shop", apikey.Name(secret, "another attempt"))
+			v.add("shop", apikey.Name(secret, "another attempt", v.time()))
 			person := v.add("shop", "a person's")
 			r := rotation(current, previous, abandoned)
 			r.Lookup = func(context.Context, string) (rotators.Secret, error) { return person.value(), nil }
@@ -189,15 +200,15 @@ func TestRoomIsMadeInOrder(t *testing.T) {
 func TestOnlyThisSecretsStraysAreRevoked(t *testing.T) {
 	v := startVendor(t)
 	r := rotation(v.add("shop", "by hand"))
-	v.add("shop", apikey.Name("arn:aws:secretsmanager:eu-west-1:111122223333:secret:shop/acme2-AbCdEf", token))
+	v.add("shop", apikey.Name("arn:aws:secretsmanager:eu-west-1:111122223333:secret:shop/acme2-AbCdEf", token, v.time()))
 	v.add("shop", "rekey-test, by hand")
-	v.add("shop", apikey.Name(secret, "another attempt"))
-	v.add("shop", apikey.Name(secret, token))
+	v.add("shop", apikey.Name(secret, "another attempt", v.time()))
+	v.add("shop", apikey.Name(secret, token, v.time()))
 	pending, err := v.rotator(nil).Create(t.Context(), r)
 	wants(t, err, "")
 	lives(t, v, "key-1 key-2 key-3 key-6")
 
-	v.add("shop", apikey.Name(secret, token)) // its reply was lost
+	v.add("shop", apikey.Name(secret, token, v.time())) // its reply was lost
 	r.Pending = pending
 	wants(t, v.rotator(nil).Set(t.Context(), r), "")
 	lives(t, v, "key-1 key-2 key-3 key-6")
@@ -210,16 +221,22 @@ func TestADeadKeyCannotRotateItself(t *testing.T) {
 	r := rotation(current)
 	current.live = false
 	_, err := v.rotator(nil).Create(t.Context(), r)
-	wants(t, err, "the key that readers get does not work either, so store one that does (Acme refuses the key key-1)")
+	wants(t, err, "the current key does not work, and only the current key says whose keys to rotate, so nothing was changed: store one that works (Acme refuses the key key-1)")
 }
 
 func TestNames(t *testing.T) {
-	name := apikey.Name(secret, token)
-	if len(name) != 31 || !apikey.Named(secret, name) || apikey.Named(secret+"x", name) || apikey.Named(secret, "") {
+	at := time.Unix(1<<31+3600, 0) // past 2038
+	name := apikey.Name(secret, token, at)
+	if len(name) != 40 || !strings.HasSuffix(name, "80000e10") || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
 		t.Errorf("got %q", name)
 	}
-	if name == apikey.Name(secret, token+"x") {
-		t.Errorf("two attempts have one name, which an issuer may refuse: %q", name)
+	if !apikey.SameAttempt(name, apikey.Name(secret, token, at.Add(time.Second))) || name == apikey.Name(secret, token, at.Add(time.Second)) {
+		t.Errorf("two runs of one attempt are not told apart, or not known for one attempt: %q", name)
+	}
+	for _, other := range []string{apikey.Name(secret, token+"x", at), apikey.Name(secret+"x", token, at), "", "rekey-", name[:20]} {
+		if apikey.SameAttempt(name, other) || apikey.SameAttempt(other, name) {
+			t.Errorf("%q and %q are taken for one attempt", name, other)
+		}
 	}
 }
 
@@ -230,7 +247,12 @@ type careless struct {
 	mint   func(apikey.Key, error) (apikey.Key, error)
 }
 
-func (c careless) Strays(context.Context, ...string) ([]string, error) { return c.strays, nil }
+func (c careless) Strays(context.Context, ...string) (strays []apikey.Stray, err error) {
+	for _, id := range c.strays {
+		strays = append(strays, apikey.Stray{ID: id, Name: apikey.Name(secret, "another attempt", time.Time{})})
+	}
+	return strays, nil
+}
 
 func (c careless) Mint(ctx context.Context, token string) (apikey.Key, error) {
 	k, err := c.Issuer.Mint(ctx, token)
@@ -407,12 +429,141 @@ func TestTwoCreatesAtOnce(t *testing.T) {
 // Somebody stored by hand, with a field more, what the attempt had made.
 func TestDiscardKeepsWhatReadersGet(t *testing.T) {
 	v := startVendor(t)
-	current, previous := v.add("shop", apikey.Name(secret, token)), v.add("shop", apikey.Name(secret, "before"))
+	current, previous := v.add("shop", apikey.Name(secret, token, v.time())), v.add("shop", apikey.Name(secret, "before", v.time()))
 	r := rotation(current, previous)
-	for _, r.Pending = range []rotators.Secret{current.value(), previous.value()} {
-		wants(t, v.rotator(nil).(rotators.Discarder).Discard(t.Context(), r), "")
+	for _, c := range []struct {
+		pending *key
+		err     error
+	}{{current, nil}, {previous, rotators.ErrFormer}} {
+		r.Pending = c.pending.value()
+		if err := v.rotator(nil).(rotators.Discarder).Discard(t.Context(), r); !errors.Is(err, c.err) {
+			t.Errorf("got %v, want %v", err, c.err)
+		}
 	}
 	lives(t, v, "key-1 key-2")
+}
+
+// Each stray is judged right before its revocation: by what the secret holds then, and by
+// whether the run that minted it may be about to store it. Set knows what
+// was stored.
+func TestAStrayIsJudgedRightBeforeItIsRevoked(t *testing.T) {
+	v := startVendor(t)
+	current := v.add("shop", "by hand")
+	stays := map[string]rotators.Use{}
+	for _, use := range []rotators.Use{rotators.Former, rotators.InUse} {
+		stays[v.add("shop", apikey.Name(secret, "another attempt", v.time())).id] = use
+	}
+	v.add("shop", apikey.Name(secret, "another attempt", v.time()))      // key-4: its run is over
+	v.add("shop", apikey.Name(secret, token, v.time()))                  // key-5: its run is over
+	v.add("shop", apikey.Name(secret, token, v.time().Add(time.Second))) // key-6: its run is not
+	r := rotation(current)
+	var asked []string
+	r.Use = func(_ context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+		if len(v.calls) == 0 || v.calls[len(v.calls)-1] == "POST /keys" {
+			t.Errorf("it is asked after %v", v.calls)
+		}
+		for _, k := range v.keys {
+			if holds(k.value()) {
+				asked = append(asked, k.id)
+				return stays[k.id], nil
+			}
+		}
+		return rotators.Unused, nil
+	}
+	pending, err := v.rotator(nil).Create(t.Context(), r)
+	wants(t, err, "")
+	lives(t, v, "key-1 key-2 key-3 key-6 key-7")
+	if !slices.Equal(asked, []string{"key-2", "key-3", "key-4", "key-5"}) {
+		t.Errorf("asked about %v", asked)
+	}
+	r.Pending = pending
+	wants(t, v.rotator(nil).Set(t.Context(), r), "")
+	lives(t, v, "key-1 key-2 key-3 key-7")
+}
+
+// The secret is not what it was when the step began. Nothing is revoked or minted, and
+// the error is the engine's.
+func TestNothingIsRevokedOnceTheAttemptHasChanged(t *testing.T) {
+	changed := errors.New("the attempt has changed")
+	for name, limit := range map[string]int{"a stray": 0, "an older key that would make room": 2} {
+		t.Run(name, func(t *testing.T) {
+			v := startVendor(t)
+			r := rotation(v.add("shop", "by hand"), v.add("shop", "by hand"))
+			if v.limit = limit; limit == 0 {
+				v.add("shop", apikey.Name(secret, "another attempt", v.time()))
+			}
+			r.Use = func(context.Context, func(rotators.Secret) bool) (rotators.Use, error) { return 0, changed }
+			before := v.live("shop")
+			x := v.rotator(nil)
+			_, err := x.Create(t.Context(), r)
+			if !errors.Is(err, changed) {
+				t.Errorf("got %v", err)
+			}
+			if err := x.(rotators.Retirer).Retire(t.Context(), r); !errors.Is(err, changed) {
+				t.Errorf("Retire: got %v", err)
+			}
+			r.Pending = v.add("shop", "pending").value()
+			if err := x.(rotators.Discarder).Discard(t.Context(), r); !errors.Is(err, changed) {
+				t.Errorf("Discard: got %v", err)
+			}
+			lives(t, v, before+" "+v.keys[len(v.keys)-1].id)
+		})
+	}
+}
+
+// A key in use makes no room, even if the previous version holds it, too.
+func TestAKeyInUseMakesNoRoom(t *testing.T) {
+	v := startVendor(t)
+	r := rotation(v.add("shop", "by hand"), v.add("shop", "by hand"), v.add("shop", "by hand"))
+	v.limit = 3
+	r.Use = func(_ context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+		if holds(v.keys[2].value()) { // by the owner's own label
+			return rotators.InUse, nil
+		}
+		return rotators.Former, nil
+	}
+	_, err := v.rotator(nil).Create(t.Context(), r)
+	wants(t, err, "")
+	lives(t, v, "key-1 key-3 key-4")
+}
+
+// A version by hand names the key and could hold no other: it holds the key all the same.
+func TestAValueThatNamesAKeyHoldsIt(t *testing.T) {
+	for text, kept := range map[string]bool{
+		`{"apiKeyId": "key-2", "apiKey": "the-secret-of-2", "url": "u?key=the-secret-of-2"}`: true,
+		`https://key-2:the-secret-of-2@acme.example/`:                                        true,
+		`key-2`: true,
+		`{"apiKeyId": "key-1", "apiKey": "the-secret-of-1", "note": "once key-2"}`: false,
+		`{"apiKeyId": "key-22"}`: false,
+		`monkey-2`:               false,
+	} {
+		v := startVendor(t)
+		r := rotation(v.add("shop", "by hand"))
+		v.add("shop", apikey.Name(secret, "another attempt", v.time()))
+		r.Use = func(_ context.Context, holds func(rotators.Secret) bool) (rotators.Use, error) {
+			if holds(rotators.NewSecret(text)) {
+				return rotators.Former, nil
+			}
+			return rotators.Unused, nil
+		}
+		_, err := v.rotator(nil).Create(t.Context(), r)
+		wants(t, err, "")
+		if got := strings.Contains(v.live("shop"), "key-2"); got != kept {
+			t.Errorf("%s: the key stays: %t", text, got)
+		}
+	}
+}
+
+// The key that readers get was made a moment ago, and is refused until it has settled.
+func TestCreateWaitsUntilTheCurrentKeyHasSettled(t *testing.T) {
+	v := startVendor(t)
+	current := v.add("shop", "by hand")
+	current.changed = v.time()
+	value, err := v.rotator(nil).Create(t.Context(), rotation(current))
+	wants(t, err, "")
+	if !v.holds(value) || v.waited < settling || v.waited > 3*settling {
+		t.Errorf("after %v", v.waited)
+	}
 }
 
 // Set ends when the key has worked for the whole settling time, however it flaps.
@@ -515,7 +666,7 @@ func TestRetireRevokesNothingElse(t *testing.T) {
 	x := v.rotator(nil).(rotators.Retirer)
 	r := rotation(current, current)
 	err := x.Retire(t.Context(), r)
-	wants(t, err, "the value that readers get holds it, too: remove the tag rekey:retire")
+	wants(t, err, "because a version in use holds the same key")
 	if !rotators.IsPermanent(err) {
 		t.Errorf("no retry cures it: %v", err)
 	}

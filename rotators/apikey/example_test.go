@@ -39,9 +39,9 @@ func (a *acme) Begin(context.Context, string) error { return nil }
 func (a *acme) Done(context.Context, string) error  { return nil }
 func (a *acme) Settling() time.Duration             { return a.settling }
 
-func (a *acme) Mint(ctx context.Context, token string) (apikey.Key, error) {
+func (a *acme) Mint(ctx context.Context, name string) (apikey.Key, error) {
 	var made struct{ ID, Secret string }
-	status, err := a.manage(ctx, http.MethodPost, "/keys", map[string]string{"name": apikey.Name(a.r.ID, token)}, &made)
+	status, err := a.manage(ctx, http.MethodPost, "/keys", map[string]string{"name": name}, &made)
 	if status == http.StatusConflict {
 		return apikey.Key{}, apikey.ErrFull
 	}
@@ -51,15 +51,9 @@ func (a *acme) Mint(ctx context.Context, token string) (apikey.Key, error) {
 	}}, err
 }
 
-func (a *acme) Strays(ctx context.Context, _ ...string) (ids []string, err error) {
-	var keys []struct{ ID, Name string }
+func (a *acme) Strays(ctx context.Context, _ ...string) (keys []apikey.Stray, err error) {
 	_, err = a.manage(ctx, http.MethodGet, "/keys", nil, &keys)
-	for _, k := range keys {
-		if apikey.Named(a.r.ID, k.Name) {
-			ids = append(ids, k.ID)
-		}
-	}
-	return ids, err
+	return keys, err
 }
 
 func (a *acme) Verify(ctx context.Context, v rotators.Secret) error {
@@ -151,6 +145,7 @@ func Example() {
 		Leftovers: func(context.Context) iter.Seq2[rotators.Secret, error] {
 			return func(func(rotators.Secret, error) bool) {}
 		},
+		Use: func(context.Context, func(rotators.Secret) bool) (rotators.Use, error) { return rotators.Unused, nil },
 	}
 	fmt.Println("before:", vendor.live("shop"))
 

@@ -7,19 +7,27 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/rekeyhq/rekey/internal/tools"
 )
 
 // sshKeygen runs OpenSSH's own program and returns what it prints.
 func sshKeygen(t *testing.T, args ...string) string {
 	t.Helper()
-	if _, err := exec.LookPath("ssh-keygen"); err != nil {
-		t.Fatal("there is no ssh-keygen: run make tools")
-	}
-	out, err := exec.CommandContext(t.Context(), "ssh-keygen", args...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), keygen(t), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("ssh-keygen %s: %v\n%s", args, err, out)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+func keygen(t *testing.T) string {
+	t.Helper()
+	ssh, err := tools.Find("ssh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ssh["ssh-keygen"]
 }
 
 func file(t *testing.T, name, text string) string {
@@ -47,7 +55,7 @@ func TestOpenSSHReadsTheKeys(t *testing.T) {
 			}
 			message := file(t, "message", "signed by "+alg)
 			sshKeygen(t, "-Y", "sign", "-n", "file", "-f", private, message)
-			verify := exec.CommandContext(t.Context(), "ssh-keygen", "-Y", "verify", "-n", "file", "-I", "shop", "-s", message+".sig", "-f", file(t, "allowed", "shop "+public+"\n"))
+			verify := exec.CommandContext(t.Context(), keygen(t), "-Y", "verify", "-n", "file", "-I", "shop", "-s", message+".sig", "-f", file(t, "allowed", "shop "+public+"\n"))
 			verify.Stdin = strings.NewReader("signed by " + alg)
 			if out, err := verify.CombinedOutput(); err != nil {
 				t.Errorf("%s: OpenSSH does not verify what it signed: %s", alg, out)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -62,10 +63,11 @@ type issuer struct {
 	clock *apikey.Clock
 	r     rotators.Rotation
 
-	ses    string      // the region of SES; "": no password for it
-	user   *identity   // whose keys they are; nil: not known yet
-	client *iam.Client // nil: none yet
-	until  time.Time   // by when a key must be minted for its intent to name it
+	ses    string          // the region of SES; "": no password for it
+	user   *identity       // whose keys they are; nil: not known yet
+	holder rotators.Secret // the value that told it
+	client *iam.Client     // nil: none yet
+	intent intent          // that Begin wrote last
 }
 
 // identity is an IAM user.
@@ -81,6 +83,9 @@ func (i *issuer) check() error {
 	}
 	if s := i.r.Settings.Strategy; s != "" {
 		return rotators.Permanent(fmt.Errorf("iam-key has no strategies, so the tag rekey:strategy=%s means nothing here: remove it", s))
+	}
+	if admin := i.r.Settings.Admin; admin != "" && i.r.Limits.DelegatedAdmins {
+		return rotators.Permanent(fmt.Errorf("the role %s is not used: this function takes only admins whose tag rekey:admin-for names the rotated secret (its environment variable REKEY_ADMINS), and a role has no such tag; remove the tag rekey:admin, and the key rotates itself", admin))
 	}
 	return nil
 }
@@ -120,13 +125,20 @@ func (i *issuer) Mint(ctx context.Context, _ string) (apikey.Key, error) {
 	if err != nil {
 		return apikey.Key{}, err
 	}
-	left := i.until.Sub(i.clock.Time())
+	left := i.intent.to.Sub(i.clock.Time())
 	if left < minMint {
+		i.takeBack(ctx)
 		return apikey.Key{}, fmt.Errorf("writing the intent for the user %q took so long that a key made now might not be known for rekey's; the next try writes it anew", i.user.name)
 	}
-	ctx, cancel := context.WithTimeout(ctx, left)
+	limited, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	out, err := client.CreateAccessKey(ctx, &iam.CreateAccessKeyInput{UserName: &i.user.name}, once)
+	out, err := client.CreateAccessKey(limited, &iam.CreateAccessKeyInput{UserName: &i.user.name}, once)
+	switch {
+	case refusal(err):
+		i.takeBack(ctx) // a key of those seconds is somebody else's
+	case err != nil:
+		i.letGo(ctx)
+	}
 	if code(err) == "LimitExceeded" {
 		return apikey.Key{}, i.full(ctx, err)
 	}
@@ -139,6 +151,13 @@ func (i *issuer) Mint(ctx context.Context, _ string) (apikey.Key, error) {
 		key.Fields[fieldSMTP] = smtpPassword(secret, i.ses)
 	}
 	return key, nil
+}
+
+// refusal reports whether AWS said that it did nothing: by any answer with a status of 4xx.
+// After a 5xx, or without an answer, AWS may have done what was asked.
+func refusal(err error) bool {
+	answer := (*awshttp.ResponseError)(nil)
+	return code(err) != "" && errors.As(err, &answer) && answer.HTTPStatusCode()/100 == 4
 }
 
 // full names the keys there are.
@@ -168,29 +187,24 @@ func (i *issuer) noRoom(others []key) error {
 
 // others returns those of the keys that the secret does not hold in any of the versions
 // there are.
-func (i *issuer) others(ctx context.Context, keys []key) ([]key, error) {
-	previous, err := i.r.Previous(ctx)
-	if err != nil {
-		return nil, err
-	}
-	without := func(v rotators.Secret) {
-		// A value without an id holds no key.
-		if id, err := v.Field(fieldID); err == nil {
-			keys = slices.DeleteFunc(slices.Clone(keys), func(k key) bool { return k.id == id.Reveal() })
+func (i *issuer) others(ctx context.Context, keys []key) (others []key, err error) {
+	for _, k := range keys {
+		if use, err := i.r.Use(ctx, k.in); err != nil {
+			return nil, err
+		} else if use == rotators.Unused {
+			others = append(others, k)
 		}
 	}
-	without(i.r.Current)
-	without(previous)
-	if len(keys) == 0 {
+	if len(others) == 0 {
 		return nil, nil
 	}
 	for v, err := range i.r.Leftovers(ctx) {
 		if err != nil {
 			return nil, err
 		}
-		without(v)
+		others = slices.DeleteFunc(others, func(k key) bool { return k.in(v) })
 	}
-	return keys, nil
+	return others, nil
 }
 
 // Verify asks STS who it is that the key belongs to. The answer needs no permission,
@@ -199,6 +213,9 @@ func (i *issuer) Verify(ctx context.Context, v rotators.Secret) error {
 	who, err := i.identity(ctx, v)
 	if err != nil {
 		return err
+	}
+	if i.user == nil && v.Equal(i.r.Current) {
+		i.user, i.holder = who, v
 	}
 	if i.ses != "" {
 		secret, err := v.Field(fieldSecret)
@@ -293,19 +310,20 @@ func (i *issuer) Revoke(ctx context.Context, id string) error {
 }
 
 // iam returns a client that acts for the user whose keys are rotated: the user itself,
-// or the role that rekey:admin names. Either way a key that the secret holds has to work
-// first, because it alone says who the user is.
+// or the role that rekey:admin names. Either way a key of the user has to work first.
 func (i *issuer) iam(ctx context.Context) (*iam.Client, error) {
 	if i.client != nil {
 		return i.client, nil
 	}
-	holder, err := i.holder(ctx)
-	if err != nil {
-		return nil, err
+	if i.user == nil {
+		if err := i.ask(ctx); err != nil {
+			return nil, err
+		}
 	}
 	var cfg aws.Config
+	var err error
 	if admin := i.r.Settings.Admin; admin == "" {
-		cfg, err = i.as(holder)
+		cfg, err = i.as(i.holder)
 	} else {
 		cfg, err = i.assume(ctx, admin)
 	}
@@ -316,34 +334,32 @@ func (i *issuer) iam(ctx context.Context) (*iam.Client, error) {
 	return i.client, nil
 }
 
-// holder returns the value, of those the secret holds, whose key works, and keeps whose
-// it is: what readers get, else what is pending, else what they got before.
-func (i *issuer) holder(ctx context.Context) (rotators.Secret, error) {
-	values := []func(context.Context) (rotators.Secret, error){
-		func(context.Context) (rotators.Secret, error) { return i.r.Current, nil },
-		func(context.Context) (rotators.Secret, error) { return i.r.Pending, nil },
-		i.r.Previous,
+// ask finds out whose keys are rotated: the user of the current key, and nobody else. If
+// the current key is refused, the pending key may act, provided that the current value
+// names its user.
+func (i *issuer) ask(ctx context.Context) (err error) {
+	i.holder = i.r.Current
+	err = i.clock.Await(ctx, settling, func() error {
+		i.user, err = i.identity(ctx, i.holder)
+		return err
+	})
+	if !rotators.IsRefused(err) {
+		return err
 	}
-	var refused []error
-	for _, read := range values {
-		v, err := read(ctx)
-		if err != nil {
-			return rotators.Secret{}, err
+	refused := err
+	name, err := i.r.Current.Field(fieldUser)
+	if err == nil && !name.IsZero() && !i.r.Pending.IsZero() {
+		user, err := i.identity(ctx, i.r.Pending)
+		if err != nil && !rotators.IsRefused(err) {
+			return err
 		}
-		if v.IsZero() {
-			continue
+		if err == nil && strings.EqualFold(user.name, name.Reveal()) {
+			i.user, i.holder = user, i.r.Pending
+			return nil
 		}
-		i.user, err = i.identity(ctx, v)
-		if err == nil {
-			return v, nil
-		}
-		if !rotators.IsRefused(err) {
-			return rotators.Secret{}, err
-		}
-		refused = append(refused, err)
 	}
-	// Not refused, as of the key that is asked about, but that nothing can be done.
-	return rotators.Secret{}, fmt.Errorf("no key that the secret holds works, so nothing says whose keys to rotate; if it stays so, make a key for the user and store it by hand: %s", errors.Join(refused...))
+	// The error is not Refused: nobody asked about the current key.
+	return fmt.Errorf("nothing was changed, because the current key is refused and only the current key says whose keys to rotate: if it stays so, make a key for the user and store it by hand (%v)", refused)
 }
 
 // assume returns the configuration of the role of that ARN. Its session, of an hour, is

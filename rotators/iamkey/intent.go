@@ -15,18 +15,23 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/apikey"
 )
 
 // An access key has no name, so nothing about it says who made it. The intent says so:
-// a tag of the user, written before a key is minted and taken off when it is stored. A
-// key was minted by rekey if the intent does not name it among those that were there
-// before, if it was made in the few seconds in which rekey may have made it, and if
-// nobody has used it, because the secret half of a stray is known to nobody.
+// a tag of the user, written before a key is minted. A key was minted by rekey if the
+// intent does not name it among those that were there before, if it was made in the few
+// seconds in which rekey may have made it, and if nobody has used it, because the secret
+// half of a stray is known to nobody.
+//
+// An intent ends with the call that it was written for. The tag is taken off as soon as IAM
+// has refused the call, when the key is stored, and when the key is revoked. An intent
+// that is left belongs to a call without an answer, and proves nothing after an hour.
 
 // tagIntent begins the key of the user's tag. What follows is different each time, so
-// that no intent is written over while IAM does not show it yet. The value: the token of
-// the attempt, from when to when it may mint, and the ids of the keys there were before,
-// with spaces between.
+// that no intent is written over while IAM does not show it yet. The value: the name that
+// the key would have, from when to when it may be minted, and the ids of the keys there
+// were before, with spaces between.
 const tagIntent = "rekey:intent:"
 
 // maxMint is how long a mint may take: a longer time would have more keys of others in
@@ -44,37 +49,47 @@ const blur = time.Second
 
 type intent struct {
 	key      string // of the tag
-	token    string
+	name     string // of the key; see apikey.Name
 	from, to time.Time
 	before   []string
 }
 
 func (n intent) String() string {
-	return strings.Join(append([]string{n.token, n.from.UTC().Format(time.RFC3339), n.to.UTC().Format(time.RFC3339)}, n.before...), " ")
+	return strings.Join(append([]string{n.name, n.from.UTC().Format(time.RFC3339), n.to.UTC().Format(time.RFC3339)}, n.before...), " ")
 }
 
-// parseIntent reads the tag. What is not one is nobody's intent, so nothing is a stray
-// by it.
-func parseIntent(key, text string) (n intent, ok bool) {
+// parseIntent reads the tag. A malformed tag becomes an intent without times, which is
+// spent and proves nothing.
+func parseIntent(key, text string) intent {
+	n := intent{key: key}
 	parts := strings.Fields(text)
 	if len(parts) < 3 {
-		return intent{}, false
+		return n
 	}
 	from, err := time.Parse(time.RFC3339, parts[1])
 	to, toErr := time.Parse(time.RFC3339, parts[2])
-	return intent{key: key, token: parts[0], from: from, to: to, before: parts[3:]}, err == nil && toErr == nil
+	if err != nil || toErr != nil {
+		return n
+	}
+	return intent{key: key, name: parts[0], from: from, to: to, before: parts[3:]}
 }
 
-// spent tells whether IAM lists by now what the intent was for, however late it is.
-func (n intent) spent(now time.Time) bool { return now.Sub(n.to) > 15*time.Minute }
+// proves is for how long after its window an intent proves anything. A run is over after 15
+// minutes at the most, and IAM lists a key within seconds, so a retry within the hour
+// removes the key. After the hour the rotation stops and names the key: that nobody's key
+// is revoked counts for more than a rotation that needs no person.
+const proves = time.Hour
+
+// spent tells whether an intent proves nothing any more.
+func (n intent) spent(now time.Time) bool { return now.Sub(n.to) > proves }
 
 // minted tells whether a key was made while the intent held.
 func (n intent) minted(k key) bool {
 	return !slices.Contains(n.before, k.id) && !k.made.Before(n.from.Add(-blur)) && !k.made.After(n.to.Add(blur))
 }
 
-// Begin writes an intent, and takes off those that are spent: Strays has looked by them.
-func (i *issuer) Begin(ctx context.Context, token string) error {
+// Begin writes an intent, and takes off those that are spent.
+func (i *issuer) Begin(ctx context.Context, name string) error {
 	keys, err := i.keys(ctx)
 	if err != nil {
 		return err
@@ -91,29 +106,67 @@ func (i *issuer) Begin(ctx context.Context, token string) error {
 		return err
 	}
 	now := i.clock.Time()
-	n := intent{key: tagIntent + strconv.FormatInt(now.UnixMilli(), 10), token: token, from: now.Truncate(time.Second)}
+	n := intent{key: tagIntent + strconv.FormatInt(now.UnixMilli(), 10), name: name, from: now.Truncate(time.Second)}
 	n.to = n.from.Add(maxMint)
 	for _, k := range keys {
 		n.before = append(n.before, k.id)
 	}
-	out, err := i.client.TagUser(ctx, &iam.TagUserInput{UserName: &i.user.name, Tags: []types.Tag{{Key: &n.key, Value: aws.String(n.String())}}})
+	i.intent = n
+	out, err := i.write(ctx, n)
 	if code(err) == "LimitExceeded" {
 		return rotators.Permanent(fmt.Errorf("the user %q has as many tags as IAM allows, and rekey needs one more while it rotates: take one off: %w", i.user.name, err))
 	}
 	if err != nil {
+		if !refusal(err) {
+			i.takeBack(ctx)
+		}
 		return i.explain("TagUser", err)
 	}
 	// IAM's answer is of a whole second, and half of one later on average.
 	if off, ok := middleware.GetAttemptSkew(out.ResultMetadata); ok && (off+time.Second/2).Abs() > blur+time.Second/2 {
+		i.takeBack(ctx)
 		return fmt.Errorf("the clock here and IAM's differ by %v, so no key is made: its time would not tell whose it is; set this clock right", off.Round(time.Second))
 	}
-	i.until = n.to
 	return nil
 }
 
-// Done takes off the intents of this token and those that are spent.
-func (i *issuer) Done(ctx context.Context, token string) error {
-	return i.forget(ctx, func(n intent) bool { return n.token == token || n.spent(i.clock.Time()) })
+func (i *issuer) write(ctx context.Context, n intent) (*iam.TagUserOutput, error) {
+	return i.client.TagUser(ctx, &iam.TagUserInput{UserName: &i.user.name, Tags: []types.Tag{{Key: &n.key, Value: aws.String(n.String())}}})
+}
+
+// takeBack takes off the intent that Begin wrote, because no key was made by it. If IAM
+// refuses that, takeBack overwrites the tag with a void one. The caller reports why no key was
+// made; a failure here is only logged, because the intent ends after an hour by itself.
+// The context may be the reason why no key was made, so takeBack has its own time.
+func (i *issuer) takeBack(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxMint)
+	defer cancel()
+	_, err := i.client.UntagUser(ctx, &iam.UntagUserInput{UserName: &i.user.name, TagKeys: []string{i.intent.key}})
+	if err == nil {
+		return
+	}
+	if _, voidErr := i.write(ctx, intent{key: i.intent.key}); voidErr != nil {
+		slog.WarnContext(ctx, "no key was made, and the intent could not be taken off; for an hour a key made by hand in the same seconds may be taken for rekey's", "user", i.user.arn, "tag", i.intent.key, "error", err.Error())
+	}
+}
+
+// letGo rewrites the intent: this run will not store the key that it may have made, so the
+// next run need not wait for the end of this one.
+func (i *issuer) letGo(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxMint)
+	defer cancel()
+	n := i.intent
+	n.name = apikey.Name(i.r.ID, i.r.Token, i.clock.Time())
+	if _, err := i.write(ctx, n); err != nil {
+		slog.WarnContext(ctx, "whether a key was made is not known, and the intent could not be rewritten; the next try may have to wait until the time of this run is over", "user", i.user.arn, "error", err.Error())
+	}
+}
+
+// Done takes off the intents of this attempt and those that are spent.
+func (i *issuer) Done(ctx context.Context, name string) error {
+	return i.forget(ctx, func(n intent) bool {
+		return apikey.SameAttempt(n.name, name) || n.spent(i.clock.Time())
+	})
 }
 
 // forget takes the intents off for which over is true.
@@ -140,8 +193,9 @@ func (i *issuer) forget(ctx context.Context, over func(intent) bool) error {
 // Strays returns the keys that were minted by the intents there are. One that IAM does
 // not list yet takes a place all the same: then there is none to mint another, and the
 // next try finds it.
-func (i *issuer) Strays(ctx context.Context, keep ...string) ([]string, error) {
+func (i *issuer) Strays(ctx context.Context, keep ...string) ([]apikey.Stray, error) {
 	intents, err := i.intents(ctx)
+	intents = slices.DeleteFunc(intents, func(n intent) bool { return n.spent(i.clock.Time()) })
 	if err != nil || len(intents) == 0 {
 		return nil, err
 	}
@@ -149,9 +203,10 @@ func (i *issuer) Strays(ctx context.Context, keep ...string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var strays []string
+	var strays []apikey.Stray
 	for _, k := range keys {
-		if slices.Contains(keep, k.id) || !slices.ContainsFunc(intents, func(n intent) bool { return n.minted(k) }) {
+		by := slices.DeleteFunc(slices.Clone(intents), func(n intent) bool { return !n.minted(k) })
+		if len(by) == 0 || slices.Contains(keep, k.id) {
 			continue
 		}
 		switch used, err := i.lastUsed(ctx, i.client, k.id); {
@@ -160,7 +215,9 @@ func (i *issuer) Strays(ctx context.Context, keep ...string) ([]string, error) {
 		case !used.IsZero():
 			slog.WarnContext(ctx, "a key was made when rekey was about to make one, and is left alone because somebody uses it", "user", i.user.arn, "key", k.id)
 		default:
-			strays = append(strays, k.id)
+			for _, n := range by {
+				strays = append(strays, apikey.Stray{ID: k.id, Name: n.name})
+			}
 		}
 	}
 	return strays, nil
@@ -179,8 +236,8 @@ func (i *issuer) intents(ctx context.Context) (all []intent, err error) {
 			return nil, i.explain("ListUserTags", err)
 		}
 		for _, tag := range page.Tags {
-			if n, ok := parseIntent(aws.ToString(tag.Key), aws.ToString(tag.Value)); ok && strings.HasPrefix(n.key, tagIntent) {
-				all = append(all, n)
+			if key := aws.ToString(tag.Key); strings.HasPrefix(key, tagIntent) {
+				all = append(all, parseIntent(key, aws.ToString(tag.Value)))
 			}
 		}
 	}
@@ -191,6 +248,12 @@ func (i *issuer) intents(ctx context.Context) (all []intent, err error) {
 type key struct {
 	id, status string
 	made       time.Time
+}
+
+// in tells whether a value names the key as its own.
+func (k key) in(v rotators.Secret) bool {
+	id, err := v.Field(fieldID)
+	return err == nil && id.Reveal() == k.id
 }
 
 func (i *issuer) keys(ctx context.Context) ([]key, error) {

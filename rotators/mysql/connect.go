@@ -4,18 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"database/sql/driver"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
-
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -47,100 +41,52 @@ func (c *connector) open(ctx context.Context, l database.Login) (database.Sessio
 			return nil, rotators.Permanent(fmt.Errorf("the field %q holds a NUL character, which no MySQL or MariaDB server accepts: correct it", field))
 		}
 	}
-	cfg := mysql.NewConfig()
-	cfg.Net, cfg.Addr = "tcp", net.JoinHostPort(l.Host, strconv.Itoa(l.Port))
-	cfg.User, cfg.Passwd, cfg.DBName = l.User, l.Password.Reveal(), l.Database
-	cfg.Logger = &mysql.NopLogger{}
-	cfg.ConnectionAttributes = "program_name:rekey"
+	var cfg *tls.Config
 	if !l.Plaintext {
 		roots, err := c.roots()
 		if err != nil {
 			return nil, err
 		}
-		cfg.TLS = &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12}
+		cfg = &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12}
 	}
-	wire := &conn{guarded: l.Plaintext}
-	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
-		raw, err := l.Dial(ctx, c.dial)
-		if err != nil {
-			return nil, err
-		}
-		wire.Conn = raw
-		return wire, nil
-	}
-	connector, err := mysql.NewConnector(cfg)
+	raw, err := l.Dial(ctx, c.dial)
 	if err != nil {
-		return nil, fmt.Errorf("preparing a connection: %w", err)
+		return nil, explainLogin(ctx, err, l, false)
 	}
-
-	opened, err := connector.Connect(ctx)
+	wire := bounded.NewConn(raw, maxBytes)
+	opened, err := connect(ctx, wire, cfg, l.User, l.Password.Reveal(), l.Database)
 	if err != nil {
-		if wire.asked != nil {
-			err = wire.asked // which the driver reports as a broken connection
-		}
-		return nil, explainLogin(ctx, err, l, wire.Conn != nil)
-	}
-	wire.guarded = false
-	s := &session{connector: c, conn: opened, wire: wire, login: l, latest: l.Password}
-	rows, err := s.query(ctx, pinned)
-	if err == nil {
-		// A proxy accepts logins on its own. A statement reaches the server.
-		rows, err = s.query(ctx, "SELECT VERSION(), CURRENT_USER()")
-	}
-	if err != nil {
-		_ = s.Close(ctx)
+		_ = wire.Close()
 		return nil, explainLogin(ctx, err, l, true)
 	}
-	s.version = rows[0][0]
-	at := strings.LastIndexByte(rows[0][1], '@')
-	s.account = account{rows[0][1][:at], rows[0][1][at+1:]}
-	if s.account.user != l.User {
+	s := &session{connector: c, client: opened, login: l, latest: l.Password}
+	if err := s.begin(ctx); err != nil {
 		_ = s.Close(ctx)
-		return nil, rotators.Permanent(fmt.Errorf("MySQL at %s:%d let user %q in as the account %s, which is another user's, so the login proves nothing: drop that account, or correct the field \"username\"", l.Host, l.Port, l.User, s.account))
+		return nil, err
 	}
 	return s, nil
 }
 
-// errAsked is why a login without TLS was broken off.
-var errAsked = errors.New("the server asked for the password itself")
-
-// conn is a network connection. Until the login is over, a guarded one lets the
-// answers to challenges pass and nothing else, so that a false server learns no
-// password.
-type conn struct {
-	net.Conn
-	guarded bool
-	packets int // written while guarded
-	asked   error
-	goodbye time.Time // how long Close waits for the server to hang up; zero: not at all
-}
-
-// Write sends one packet: the driver writes each at once. After the first, by
-// which the client introduces itself, only answers to challenges are of these
-// lengths: none, mysql_native_password's, caching_sha2_password's and ed25519's.
-// A request for the server's key is of length 1, and what is encrypted with a key
-// is as long as that, and that is never as short as 64 bytes.
-func (c *conn) Write(p []byte) (int, error) {
-	if c.guarded {
-		c.packets++
-		switch len(p) - 4 {
-		case 0, 20, 32, 64:
-		default:
-			if c.packets > 1 {
-				c.asked = errAsked
-				return 0, errAsked
-			}
-		}
+// begin prepares a session that has just logged in, and asks the server what it is.
+func (s *session) begin(ctx context.Context) error {
+	err := s.run(ctx, pinned)
+	var is []string
+	if err == nil {
+		// A proxy accepts logins on its own. A statement reaches the server.
+		is, err = s.row(ctx, "SELECT VERSION(), CURRENT_USER()", 2)
 	}
-	return c.Conn.Write(p)
-}
-
-// Close hangs up, after the server has if it was told goodbye.
-func (c *conn) Close() error {
-	if !c.goodbye.IsZero() && c.SetReadDeadline(c.goodbye) == nil {
-		_, _ = io.Copy(io.Discard, c.Conn)
+	if err != nil {
+		return explainLogin(ctx, err, s.login, true)
 	}
-	return c.Conn.Close()
+	at := strings.LastIndexByte(is[1], '@')
+	if is[0] == "" || at < 0 {
+		return explainLogin(ctx, strange("no version, or no account that the login is of"), s.login, true)
+	}
+	s.version, s.account = is[0], account{is[1][:at], is[1][at+1:]}
+	if s.account.user != s.login.User {
+		return rotators.Permanent(fmt.Errorf("MySQL at %s:%d let user %q in as the account %s, which is another user's, so the login proves nothing: drop that account, or correct the field \"username\"", s.login.Host, s.login.Port, s.login.User, s.account))
+	}
+	return nil
 }
 
 // maxGoodbye is how long Close waits for the server to end the session.
@@ -150,38 +96,26 @@ const maxGoodbye = time.Second
 // the session no longer counts: else the next login of a user with few
 // connections could meet the last one's ghost.
 func (s *session) Close(ctx context.Context) error {
-	deadline := time.Now().Add(maxGoodbye)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	s.wire.goodbye = deadline
-	return s.conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, maxGoodbye)
+	defer cancel()
+	s.client.quit(ctx)
+	return nil
 }
 
-// query runs one statement and returns its rows as text, "" for NULL.
-func (s *session) query(ctx context.Context, statement string) ([][]string, error) {
-	rows, err := s.conn.(driver.QueryerContext).QueryContext(ctx, statement, nil)
+// query runs one statement and returns its rows as text, "" for NULL, each with as many
+// columns as the statement asks for.
+func (s *session) query(ctx context.Context, statement string, columns int) ([][]string, error) {
+	return s.client.query(ctx, statement, columns)
+}
+
+// row runs a statement that finds one row.
+func (s *session) row(ctx context.Context, statement string, columns int) ([]string, error) {
+	rows, err := s.query(ctx, statement, columns)
+	if err == nil && len(rows) != 1 {
+		err = strange(fmt.Sprintf("%d rows where one was asked for", len(rows)))
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var all [][]string
-	for {
-		row := make([]driver.Value, len(rows.Columns()))
-		switch err := rows.Next(row); {
-		case errors.Is(err, io.EOF):
-			return all, nil
-		case err != nil:
-			return nil, err
-		}
-		texts := make([]string, len(row))
-		for i, v := range row {
-			if b, ok := v.([]byte); ok {
-				texts[i] = string(b)
-			} else if v != nil {
-				texts[i] = fmt.Sprint(v)
-			}
-		}
-		all = append(all, texts)
-	}
+	return rows[0], nil
 }

@@ -9,8 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/go-sql-driver/mysql"
-
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -65,15 +64,26 @@ type explained struct {
 func (e *explained) Error() string { return e.text }
 func (e *explained) Unwrap() error { return e.cause }
 
+// explain makes an explained error. Other errors among args may hold what a server
+// said, and are shown as such.
+func explain(cause error, format string, args ...any) *explained {
+	for i, arg := range args {
+		if err, ok := arg.(error); ok {
+			args[i] = bounded.Text(err.Error())
+		}
+	}
+	return &explained{fmt.Sprintf(format, args...), cause}
+}
+
 // serverSaid returns the server's error, if err is one. Of a syntax error it drops
 // the text, which quotes the statement, and that may hold a password.
-func serverSaid(err error) (*mysql.MySQLError, bool) {
-	var my *mysql.MySQLError
+func serverSaid(err error) (*serverError, bool) {
+	var my *serverError
 	if !errors.As(err, &my) {
 		return nil, false
 	}
-	if my.Number == syntaxError {
-		return &mysql.MySQLError{Number: my.Number, Message: "a statement it does not understand"}, true
+	if my.number == syntaxError {
+		return &serverError{my.number, "a statement it does not understand"}, true
 	}
 	return my, true
 }
@@ -82,7 +92,7 @@ func serverSaid(err error) (*mysql.MySQLError, bool) {
 func says(err error, numbers ...uint16) bool {
 	my, ok := serverSaid(err)
 	for _, n := range numbers {
-		if ok && my.Number == n {
+		if ok && my.number == n {
 			return true
 		}
 	}
@@ -95,12 +105,12 @@ func says(err error, numbers ...uint16) bool {
 func explainLogin(ctx context.Context, err error, l database.Login, reached bool) error {
 	where := fmt.Sprintf("MySQL at %s:%d", l.Host, l.Port)
 	because := func(format string, args ...any) error {
-		return &explained{fmt.Sprintf(format, args...), err}
+		return explain(err, format, args...)
 	}
 
 	if my, ok := serverSaid(err); ok {
 		err = my
-		switch my.Number {
+		switch my.number {
 		case deniedAccess:
 			if l.Plaintext {
 				// A server says the same to a user that it wants to use TLS.
@@ -108,29 +118,29 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 			}
 			return rotators.Refused(because("%s refuses this password for user %q", where, l.User))
 		case deniedNoPassword:
-			return rotators.Permanent(because("%s does not let user %q in by a password at all: give the user one (ALTER USER .. IDENTIFIED ..); it said: %s", where, l.User, my.Message))
+			return rotators.Permanent(because("%s does not let user %q in by a password at all: give the user one (ALTER USER .. IDENTIFIED ..); it said: %s", where, l.User, my.message))
 		case accountLocked, mariaDBAccountLocked:
 			return rotators.Permanent(fmt.Errorf("%w: %w", database.ErrLocked, because("%s takes this password, and has user %q locked: find out who locked it and why, then ALTER USER .. ACCOUNT UNLOCK, or drop it if it is a leftover", where, l.User)))
 		case mustChangeToLogIn, mustChangePassword:
 			return rotators.Permanent(because("%s takes this password, and it has expired, so user %q can do nothing: set it again as an admin, and see that it expires less often than it is rotated (PASSWORD EXPIRE)", where, l.User))
 		case lockedByFailures, mariaDBUserBlocked:
-			return because("%s has locked user %q for a while after too many wrong passwords, so nothing is known about this one: find out who tries them; it said: %s", where, l.User, my.Message)
+			return because("%s has locked user %q for a while after too many wrong passwords, so nothing is known about this one: find out who tries them; it said: %s", where, l.User, my.message)
 		case hostBlocked:
-			return because("%s takes no connections from here after too many errors, so nothing is known about the password: FLUSH HOSTS there (TRUNCATE performance_schema.host_cache), and find out what failed; it said: %s", where, my.Message)
+			return because("%s takes no connections from here after too many errors, so nothing is known about the password: FLUSH HOSTS there (TRUNCATE performance_schema.host_cache), and find out what failed; it said: %s", where, my.message)
 		case hostNotAllowed:
-			return rotators.Permanent(because("%s has no account that logs in from here: make one for the function's addresses ('%s'@'%%'), or name another host in the secret; it said: %s", where, l.User, my.Message))
+			return rotators.Permanent(because("%s has no account that logs in from here: make one for the function's addresses ('%s'@'%%'), or name another host in the secret; it said: %s", where, l.User, my.message))
 		case insecureTransport:
 			return rotators.Permanent(because("%s insists on TLS: remove \"ssl\": false from the secret", where))
 		case unknownDatabase:
 			return rotators.Permanent(because("%s has no database %q: correct the field \"dbname\"", where, l.Database))
 		case deniedDatabase:
-			return rotators.Permanent(because("%s does not let user %q use database %q: grant it something there, or name another in the field \"dbname\"; it said: %s", where, l.User, l.Database, my.Message))
+			return rotators.Permanent(because("%s does not let user %q use database %q: grant it something there, or name another in the field \"dbname\"; it said: %s", where, l.User, l.Database, my.message))
 		case tooManyConnections, tooManyUserSessions, resourceLimit:
-			return because("%s has no connection left for user %q, so nothing is known about the password: raise max_connections or the user's limits (MAX_USER_CONNECTIONS, MAX_CONNECTIONS_PER_HOUR), or close some; it said: %s", where, l.User, my.Message)
+			return because("%s has no connection left for user %q, so nothing is known about the password: raise max_connections or the user's limits (MAX_USER_CONNECTIONS, MAX_CONNECTIONS_PER_HOUR), or close some; it said: %s", where, l.User, my.message)
 		case serverShutdown:
 			return because("%s is shutting down: rotate again when it is up", where)
 		}
-		return because("%s ended the login of user %q with an error: %s (error %d)", where, l.User, my.Message, my.Number)
+		return because("%s ended the login of user %q with an error: %s (error %d)", where, l.User, my.message, my.number)
 	}
 
 	var (
@@ -138,13 +148,18 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		unknownCA x509.UnknownAuthorityError
 		invalid   x509.CertificateInvalidError
 		dns       *net.DNSError
+		odd       strange
 	)
 	switch {
+	case errors.As(err, &odd):
+		return because("%s does not answer as a MySQL or MariaDB server does, so nothing is known about the password of user %q: find out what listens there; it sent %v", where, l.User, odd)
+	case errors.Is(err, bounded.ErrTooMuch):
+		return because("%s sends more than the %d bytes that rekey reads of one login, so nothing is known about the password of user %q: find out what listens there", where, maxBytes, l.User)
 	case errors.Is(err, errAsked):
 		return rotators.Permanent(because("%s asks for the password of user %q itself, which is not sent without TLS: remove \"ssl\": false from the secret", where, l.User))
-	case errors.Is(err, mysql.ErrCleartextPassword), errors.Is(err, mysql.ErrOldPassword), errors.Is(err, mysql.ErrUnknownPlugin):
-		return rotators.Permanent(because("%s wants user %q to log in by another method than %s or %s, and rekey answers no other: ALTER USER .. IDENTIFIED WITH one of them", where, l.User, cachingSHA2, native))
-	case errors.Is(err, mysql.ErrNoTLS):
+	case errors.Is(err, errMethod):
+		return rotators.Permanent(because("%s wants user %q to log in by another method than %s or %s, and rekey answers no other: ALTER USER .. IDENTIFIED WITH one of them (%v)", where, l.User, cachingSHA2, native, err))
+	case errors.Is(err, errNoTLS):
 		return rotators.Permanent(because("%s offers no TLS: turn it on there, or write \"ssl\": false into the secret to do without", where))
 	case errors.As(err, &wrongHost):
 		return rotators.Permanent(because("%s shows a certificate for another host: name the host in the secret as the certificate does, or correct the certificate: %v", where, wrongHost))
@@ -179,34 +194,37 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 		err = my
 	}
 	because := func(format string, args ...any) error {
-		return &explained{fmt.Sprintf(format, args...), err}
+		return explain(err, format, args...)
 	}
 	if ok {
-		switch my.Number {
+		switch my.number {
 		case readOnlyMode:
 			return readOnly(err)
 		case optionPrevents:
-			if m := strings.ToLower(my.Message); strings.Contains(m, "read-only") || strings.Contains(m, "read_only") {
+			if m := strings.ToLower(my.message); strings.Contains(m, "read-only") || strings.Contains(m, "read_only") {
 				return readOnly(err)
 			}
-			if strings.Contains(my.Message, "strict-password-validation") {
-				return rotators.Permanent(because("the server takes no password as a hash, and rekey sends no other: SET GLOBAL strict_password_validation = OFF; it said: %s", my.Message))
+			if strings.Contains(my.message, "strict-password-validation") {
+				return rotators.Permanent(because("the server takes no password as a hash, and rekey sends no other: SET GLOBAL strict_password_validation = OFF; it said: %s", my.message))
 			}
-			return rotators.Permanent(because("the server is set up not to make this change; it said: %s", my.Message))
+			return rotators.Permanent(because("the server is set up not to make this change; it said: %s", my.message))
 		case deniedAccess, deniedNoPassword, deniedDatabase, deniedTable, deniedColumn, deniedPrivilege, deniedRoutine, deniedGrant:
-			return rotators.Permanent(because("user %q may not make this change: an admin needs CREATE USER and SELECT on mysql.*, and to make the second of two alternating users what the first has WITH GRANT OPTION and, for a default role, UPDATE on mysql.* (on MySQL: ROLE_ADMIN); a user with two passwords of its own needs APPLICATION_PASSWORD_ADMIN on MySQL, CREATE USER on MariaDB, or an admin in rekey:admin; the server said: %s", l.User, my.Message))
+			return rotators.Permanent(because("user %q may not make this change: an admin needs CREATE USER and SELECT on mysql.*, and to make the second of two alternating users what the first has WITH GRANT OPTION and, for a default role, UPDATE on mysql.* (on MySQL: ROLE_ADMIN); a user with two passwords of its own needs APPLICATION_PASSWORD_ADMIN on MySQL, CREATE USER on MariaDB, or an admin in rekey:admin; the server said: %s", l.User, my.message))
 		case weakPassword:
-			return rotators.Permanent(because("the server's password policy does not take the new password: say in rekey:password how passwords must be, or have an admin rotate; it said: %s", my.Message))
+			return rotators.Permanent(because("the server's password policy does not take the new password: say in rekey:password how passwords must be, or have an admin rotate; it said: %s", my.message))
 		case passwordHistory:
-			return rotators.Permanent(because("the account's password history stands in the way: ALTER USER .. PASSWORD HISTORY 0 PASSWORD REUSE INTERVAL 0 DAY, since generated passwords do not repeat, or name an admin in rekey:admin; it said: %s", my.Message))
+			return rotators.Permanent(because("the account's password history stands in the way: ALTER USER .. PASSWORD HISTORY 0 PASSWORD REUSE INTERVAL 0 DAY, since generated passwords do not repeat, or name an admin in rekey:admin; it said: %s", my.message))
 		case wrongReplaced, needsReplaced:
-			return because("another session changed the user's password at the same moment, or it must be told the one it replaces: rotate again, and if that does not help have an admin rotate; the server said: %s", my.Message)
+			return because("another session changed the user's password at the same moment, or it must be told the one it replaces: rotate again, and if that does not help have an admin rotate; the server said: %s", my.message)
 		case unknownTable, unknownColumn, unknownRoutine:
-			return rotators.Permanent(because("the first of two alternating users has a right on what is no longer there, which the server gives to nobody else: REVOKE it; the server said: %s", my.Message))
+			return rotators.Permanent(because("the first of two alternating users has a right on what is no longer there, which the server gives to nobody else: REVOKE it; the server said: %s", my.message))
 		case lockWaitTimeout, deadlock, operationFailed:
-			return because("another session may have changed the user at the same moment, so this change was not made: rotate again; the server said: %s", my.Message)
+			return because("another session may have changed the user at the same moment, so this change was not made: rotate again; the server said: %s", my.message)
 		}
-		return because("the server answered with an error: %s (error %d)", my.Message, my.Number)
+		return because("the server answered with an error: %s (error %d)", my.message, my.number)
+	}
+	if errors.As(err, new(strange)) {
+		return because("the server does not answer as a MySQL or MariaDB server does, so it may or may not have been changed; find out what listens there, then rotate again; it sent %v", err)
 	}
 	if timedOut(ctx, err) {
 		return because("the server did not answer in the time there was, so it may or may not have been changed; rotate again")

@@ -25,7 +25,7 @@ const (
 // grants reads an account's grants. The text that is read holds hashes: it goes
 // into no error.
 func (s *session) grants(ctx context.Context, a account) (grants, error) {
-	rows, err := s.query(ctx, "SHOW GRANTS FOR "+a.sql())
+	rows, err := s.query(ctx, "SHOW GRANTS FOR "+a.sql(), 1)
 	if err != nil {
 		return nil, explainChange(ctx, err, s.login)
 	}

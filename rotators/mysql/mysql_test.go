@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
-
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -523,7 +521,7 @@ func TestReadOnly(t *testing.T) {
 		_ = again.Close(t.Context())
 	}
 	// What the server says where nobody looked first.
-	said := &mysql.MySQLError{Number: 1290, Message: "The MariaDB server is running with the --read-only option so it cannot execute this statement"}
+	said := &serverError{1290, "The MariaDB server is running with the --read-only option so it cannot execute this statement"}
 	if err := explainChange(t.Context(), said, login); !errors.Is(err, database.ErrReadOnly) {
 		t.Errorf("not ErrReadOnly: %v", err)
 	}

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
-
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -246,8 +244,8 @@ func TestUnlock(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
 	go func() { _, _ = io.Copy(io.Discard, theirs) }()
-	_ = s.wire.Conn.Close()
-	s.wire.Conn = ours
+	_ = s.client.wire.Conn.Close()
+	s.client.wire.Conn = ours
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -297,7 +295,7 @@ func TestWhatServersSay(t *testing.T) {
 		{1290, "The MariaDB server is running with the --strict-password-validation option so it cannot execute this statement", false, want{text: "strict_password_validation = OFF", permanent: true}},
 		{1205, "Lock wait timeout exceeded", false, want{text: "at the same moment.*rotate again"}},
 	} {
-		said := &mysql.MySQLError{Number: c.number, Message: c.message}
+		said := &serverError{c.number, c.message}
 		err := explainChange(t.Context(), said, l)
 		if c.login {
 			err = explainLogin(t.Context(), said, l, true)

@@ -1,15 +1,19 @@
 package mysql
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/rekeyhq/rekey/internal/bounded"
+)
 
 // account is what the server keeps a password for: a user name, and a pattern of
 // the hosts from which that user logs in.
 type account struct{ user, host string }
 
-// String writes an account for people.
+// String writes an account for people. Its parts may be what a server said.
 func (a account) String() string {
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-	return quote(a.user) + "@" + quote(a.host)
+	return bounded.Text(quote(a.user) + "@" + quote(a.host))
 }
 
 // sql writes an account as SQL, the way the server does.

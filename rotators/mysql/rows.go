@@ -62,7 +62,7 @@ type way struct {
 // mysql.*.
 func (s *session) rows(ctx context.Context, user string) (all []row, err error) {
 	if s.isMariaDB() {
-		found, err := s.query(ctx, "SELECT Host, Priv FROM mysql.global_priv WHERE User = "+quoteText(user)+" ORDER BY Host")
+		found, err := s.query(ctx, "SELECT Host, Priv FROM mysql.global_priv WHERE User = "+quoteText(user)+" ORDER BY Host", 2)
 		if err != nil {
 			return nil, explainChange(ctx, err, s.login)
 		}
@@ -90,7 +90,7 @@ func (s *session) rows(ctx context.Context, user string) (all []row, err error) 
 	}
 	// In hexadecimal, because a salt may hold any character.
 	found, err := s.query(ctx, `SELECT Host, plugin, HEX(authentication_string), HEX(User_attributes->>'$.additional_password'), account_locked
-		FROM mysql.user WHERE User = `+quoteText(user)+" ORDER BY Host")
+		FROM mysql.user WHERE User = `+quoteText(user)+" ORDER BY Host", 5)
 	if err != nil {
 		return nil, explainChange(ctx, err, s.login)
 	}

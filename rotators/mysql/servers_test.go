@@ -2,6 +2,7 @@ package mysql
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,9 @@ var (
 	unknownCA []byte // readonly's authority
 )
 
+// sameTLS is for servers of other kinds, under the certificate of secure.
+var sameTLS *tls.Config
+
 func TestMain(m *testing.M) {
 	code, err := withServers(m)
 	if err != nil {
@@ -47,17 +51,22 @@ func TestMain(m *testing.M) {
 }
 
 func withServers(m *testing.M) (int, error) {
-	trusted, trustedErr := servers.NewCertificate("localhost")
+	ours, trustedErr := servers.NewCertificate("localhost")
 	unknown, unknownErr := servers.NewCertificate("localhost")
 	dir, dirErr := os.MkdirTemp("", "rekey-test-")
 	if err := errors.Join(trustedErr, unknownErr, dirErr); err != nil {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
+	pair, err := tls.X509KeyPair(ours.Cert, ours.Key)
+	if err != nil {
+		return 1, err
+	}
+	sameTLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	unknownCA = unknown.CA
 	// Go reads this once in a process, so every test with TLS is a test of it.
 	ca := filepath.Join(dir, "ca.pem")
-	if err := errors.Join(os.WriteFile(ca, trusted.CA, 0o600), os.Setenv("SSL_CERT_FILE", ca)); err != nil {
+	if err := errors.Join(os.WriteFile(ca, ours.CA, 0o600), os.Setenv("SSL_CERT_FILE", ca)); err != nil {
 		return 1, err
 	}
 
@@ -72,7 +81,7 @@ func withServers(m *testing.M) (int, error) {
 		server **servers.MySQLServer
 		o      servers.MySQLOptions
 	}{
-		{&secure, servers.MySQLOptions{Certificate: trusted}},
+		{&secure, servers.MySQLOptions{Certificate: ours}},
 		{&readonly, servers.MySQLOptions{Certificate: unknown, Args: []string{"--read-only"}}},
 	} {
 		start.Go(func() { *s.server, errs[i] = server(context.Background(), s.o) })

@@ -3,7 +3,6 @@ package mysql
 import (
 	"context"
 	"crypto/sha256"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,14 +11,14 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
 
 type session struct {
 	connector *connector
-	conn      driver.Conn
-	wire      *conn
+	client    *client
 	login     database.Login
 	version   string  // 9.7.4, 10.11.19-MariaDB-log
 	account   account // what the login was of
@@ -101,7 +100,7 @@ func (s *session) takes(user string, accept ...rotators.Secret) error {
 		oldest = [3]int{10, 4, 0}
 	}
 	if v := s.number(); slices.Compare(v[:], oldest[:]) < 0 {
-		return rotators.Permanent(fmt.Errorf("the server is version %s, so nothing was changed: rekey rotates on MySQL from 8.0.14 on and on MariaDB from 10.4 on", s.version))
+		return rotators.Permanent(fmt.Errorf("the server is version %s, so nothing was changed: rekey rotates on MySQL from 8.0.14 on and on MariaDB from 10.4 on", bounded.Text(s.version)))
 	}
 	return nil
 }
@@ -125,11 +124,11 @@ func (s *session) number() (n [3]int) {
 // writable refuses to change a read-only replica. An admin with enough rights
 // could, and then the replica would differ from its source for good.
 func (s *session) writable(ctx context.Context) error {
-	rows, err := s.query(ctx, "SELECT @@global.read_only, @@global.innodb_read_only")
+	is, err := s.row(ctx, "SELECT @@global.read_only, @@global.innodb_read_only", 2)
 	if err != nil {
 		return explainChange(ctx, err, s.login)
 	}
-	for _, v := range rows[0] {
+	for _, v := range is {
 		if v != "0" && v != "OFF" {
 			return readOnly(errors.New("read_only or innodb_read_only is on"))
 		}
@@ -143,25 +142,25 @@ const maxTurn = 10
 // lock takes turns with other sessions of rekey that change the same user.
 func (s *session) lock(ctx context.Context, user string) (unlock func(), err error) {
 	name := fmt.Sprintf("'rekey %x'", sha256.Sum256([]byte(user)))[:48] + "'"
-	rows, err := s.query(ctx, fmt.Sprintf("SELECT GET_LOCK(%s, %d)", name, maxTurn))
+	got, err := s.row(ctx, fmt.Sprintf("SELECT GET_LOCK(%s, %d)", name, maxTurn), 1)
 	if err != nil {
 		return nil, explainChange(ctx, err, s.login)
 	}
-	if rows[0][0] != "1" {
+	if got[0] != "1" {
 		return nil, fmt.Errorf("another session has been changing user %q for %d seconds: rotate again", user, maxTurn)
 	}
 	return func() {
 		// The end of the session releases it too.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxGoodbye)
 		defer cancel()
-		_, _ = s.query(ctx, "DO RELEASE_LOCK("+name+")")
+		_ = s.run(ctx, "DO RELEASE_LOCK("+name+")")
 	}, nil
 }
 
 // run runs statements one after the other.
 func (s *session) run(ctx context.Context, statements ...string) error {
 	for _, sql := range statements {
-		if _, err := s.query(ctx, sql); err != nil {
+		if _, err := s.query(ctx, sql, 0); err != nil {
 			return err
 		}
 	}
@@ -174,11 +173,11 @@ var nativeOnly = regexp.MustCompile(`^IDENTIFIED (BY PASSWORD '\*[0-9A-Fa-f]{40}
 
 // setOwnMariaDB sets the passwords of the session's own account.
 func (s *session) setOwnMariaDB(ctx context.Context, accept []rotators.Secret) error {
-	rows, err := s.query(ctx, "SHOW CREATE USER")
+	shown, err := s.row(ctx, "SHOW CREATE USER", 1)
 	if err != nil {
 		return explainChange(ctx, err, s.login)
 	}
-	ways, ok := strings.CutPrefix(rows[0][0], "CREATE USER "+s.account.sql()+" ")
+	ways, ok := strings.CutPrefix(shown[0], "CREATE USER "+s.account.sql()+" ")
 	if !ok || !nativeOnly.MatchString(ways) {
 		return otherMethod(s.account)
 	}
@@ -430,6 +429,9 @@ func (s *session) choose(ctx context.Context, user string, rows []row, accept []
 	if base == nil {
 		return nil, rotators.Permanent(fmt.Errorf("the user %q is the accounts %s, and no password that this secret holds tells which of them it is for: set the password of one by hand to the one in the secret, or drop the others", user, list(accountsOf(rows))))
 	}
+	if !s.holds(user, *base) {
+		return nil, fmt.Errorf("the account %s does not have the password that logged in as that user, so nothing was changed: rotate again, and if it stays so find out what answers logins in the server's place", base.account)
+	}
 	known := slices.Concat(p.passwords, s.set[user], accept)
 	var rights grants
 	var left []account
@@ -437,6 +439,9 @@ func (s *session) choose(ctx context.Context, user string, rows []row, accept []
 		if r.host == base.host {
 			chosen = append(chosen, r)
 			continue
+		}
+		if err := ctx.Err(); err != nil { // checking passwords takes time, as much as the server likes
+			return nil, explainChange(ctx, err, s.login)
 		}
 		same := slices.ContainsFunc(known, r.has)
 		if same && rights == nil {
@@ -461,6 +466,15 @@ func (s *session) choose(ctx context.Context, user string, rows []row, accept []
 		slog.WarnContext(ctx, "accounts of the same user have another password or more rights, so they were left as they are", "changed", list(accountsOf(chosen)), "left", list(left))
 	}
 	return chosen, nil
+}
+
+// holds reports whether an account has a password that logged in as its user, or that
+// this session has set. Which account a login was of, the server said that took the
+// login; what an account has, the admin reads itself. It is true where no login was
+// needed, and of methods whose hashes are not known here.
+func (s *session) holds(user string, r row) bool {
+	p, proved := s.proofs[user]
+	return !proved || !r.settable() || slices.ContainsFunc(slices.Concat(p.passwords, s.set[user]), r.has)
 }
 
 func accountsOf(rows []row) (all []account) {

@@ -51,7 +51,7 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 	if err != nil {
 		return err
 	}
-	if err := s.owns(twin, bases, twins, password); err != nil {
+	if err := s.owns(ctx, twin, bases, twins, password); err != nil {
 		return err
 	}
 	for _, b := range bases {
@@ -84,13 +84,16 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 
 // owns refuses accounts of the twin's name that are not this secret's: a name
 // proves nothing.
-func (s *session) owns(twin string, bases, twins []row, password rotators.Secret) error {
+func (s *session) owns(ctx context.Context, twin string, bases, twins []row, password rotators.Secret) error {
 	p := s.proofs[twin]
 	known := slices.Concat(p.passwords, s.set[twin], []rotators.Secret{password})
 	var strange []account
 	for _, t := range twins {
+		if err := ctx.Err(); err != nil { // checking passwords takes time
+			return explainChange(ctx, err, s.login)
+		}
 		hosts := slices.ContainsFunc(bases, func(b row) bool { return b.host == t.host })
-		proved := len(p.passwords) == 0 || p.account == t.host || slices.ContainsFunc(known, t.has)
+		proved := len(p.passwords) == 0 || !t.settable() && p.account == t.host || slices.ContainsFunc(known, t.has)
 		if !hosts || !proved {
 			strange = append(strange, t.account)
 		}
@@ -181,11 +184,11 @@ func (s *session) passesOn(ctx context.Context, base account, allowed grants) er
 		if !strings.HasPrefix(on, "PROCEDURE ") && !strings.HasPrefix(on, "FUNCTION ") {
 			continue
 		}
-		rows, err := s.query(ctx, "SELECT FIND_IN_SET('ANSI_QUOTES', @@global.sql_mode) = 0 AND @@global.sql_quote_show_create")
+		quotes, err := s.row(ctx, "SELECT FIND_IN_SET('ANSI_QUOTES', @@global.sql_mode) = 0 AND @@global.sql_quote_show_create", 1)
 		if err != nil {
 			return explainChange(ctx, err, s.login)
 		}
-		if rows[0][0] != "1" {
+		if quotes[0] != "1" {
 			return rotators.Permanent(fmt.Errorf("the account %s has rights on single routines, which MySQL does not let another account have from it where the server's sql_mode has ANSI_QUOTES or sql_quote_show_create is off: grant it EXECUTE on the database instead, or set rekey:strategy to overlap", base))
 		}
 		return nil
@@ -273,13 +276,13 @@ func (s *session) attributes(ctx context.Context, r row) (attributes, error) {
 	if s.isMariaDB() {
 		return r.priv.attributes(), nil
 	}
-	rows, err := s.query(ctx, "SHOW CREATE USER "+r.sql())
+	shown, err := s.row(ctx, "SHOW CREATE USER "+r.sql(), 1)
 	if err != nil {
 		return attributes{}, explainChange(ctx, err, s.login)
 	}
 	// CREATE USER .. IDENTIFIED .. [DEFAULT ROLE ..] REQUIRE .. [ATTRIBUTE ..]. Comments
 	// and other attributes are the owner's notes on the one account.
-	before, tail, ok := cut(rows[0][0], " REQUIRE ")
+	before, tail, ok := cut(shown[0], " REQUIRE ")
 	if !ok {
 		return attributes{}, fmt.Errorf("what the server shows of the account %s cannot be read: it may be a version that is too new for this one of rekey", r.account)
 	}
@@ -338,12 +341,12 @@ func (s *session) ProveTwin(ctx context.Context, base string) error {
 	if s.isMariaDB() {
 		return nil
 	}
-	rows, err := s.query(ctx, "SELECT CURRENT_ROLE()")
+	active, err := s.row(ctx, "SELECT CURRENT_ROLE()", 1)
 	if err != nil {
 		return explainLogin(ctx, err, s.login, true)
 	}
 	want := account{base, s.account.host}
-	for left := rows[0][0]; left != ""; {
+	for left := active[0]; left != ""; {
 		var role string
 		if role, left, _ = cut(left, ","); role == want.sql() {
 			return nil

@@ -2,9 +2,12 @@ package mysql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/go-sql-driver/mysql"
 
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/rotatortest"
@@ -66,18 +69,17 @@ func buys(t *testing.T, shop string, v rotators.Secret) error {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	s := open(t, user.Reveal(), password(t, v))
-	defer s.Close(ctx)
 	for _, sql := range []string{
 		fmt.Sprintf("SELECT id, price FROM %s.goods", shop), fmt.Sprintf("INSERT INTO %s.goods VALUES (2, 2, 2)", shop),
 		fmt.Sprintf("SELECT * FROM %s.`odd `` TO name`", shop), fmt.Sprintf("CALL %s.sell(1)", shop), fmt.Sprintf("SELECT * FROM %s.sold", shop),
 	} {
-		if err := s.run(ctx, sql); err != nil {
-			return fmt.Errorf("%s lacks a right: %w", s.account, err)
+		if err := secure.Run(ctx, user.Reveal(), password(t, v), sql); err != nil {
+			return fmt.Errorf("%s lacks a right: %w", user.Reveal(), err)
 		}
 	}
-	if err := s.run(ctx, fmt.Sprintf("SELECT cost FROM %s.goods", shop)); !says(err, deniedColumn) {
-		return fmt.Errorf("%s may do more than its base: %w", s.account, err)
+	err = secure.Run(ctx, user.Reveal(), password(t, v), fmt.Sprintf("SELECT cost FROM %s.goods", shop))
+	if said := (*mysql.MySQLError)(nil); !errors.As(err, &said) || said.Number != deniedColumn {
+		return fmt.Errorf("%s may do more than its base: %w", user.Reveal(), err)
 	}
 	return nil
 }
@@ -113,7 +115,7 @@ func TestTwinKeepsUp(t *testing.T) {
 	// What it may do it may pass on.
 	newAccount(t, account{"friend", "%"}, "friend")
 	passOn := "GRANT INSERT ON keeps.goods TO friend"
-	if err := open(t, `o'keeper_clone`, password(t, first)).run(t.Context(), passOn); err != nil {
+	if err := secure.Run(t.Context(), `o'keeper_clone`, password(t, first), passOn); err != nil {
 		t.Errorf("WITH GRANT OPTION is lost: %v", err)
 	}
 
@@ -138,17 +140,16 @@ func TestTwinKeepsUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, `o'keeper_clone`, password(t, second))
 	for sql, may := range map[string]bool{
 		"SELECT id FROM keeps.goods": true, "SELECT price FROM keeps.goods": false, "DELETE FROM keeps.goods": true, "CALL keeps.sell(1)": false,
 		passOn: false, "SELECT * FROM keeps.sold": true, "SELECT * FROM keeps.stock": true, "DELETE FROM keeps.stock": false, "SHOW ENGINE INNODB STATUS": false,
 	} {
-		if err := s.run(t.Context(), sql); (err == nil) != may {
+		if err := secure.Run(t.Context(), `o'keeper_clone`, password(t, second), sql); (err == nil) != may {
 			t.Errorf("%s: %v", sql, err)
 		}
 	}
 	if mariaDB {
-		if err := s.run(t.Context(), "SET ROLE keeps_auditor"); err == nil {
+		if err := secure.Run(t.Context(), `o'keeper_clone`, password(t, second), "SET ROLE keeps_auditor"); err == nil {
 			t.Error("the twin has a role that the base has lost")
 		}
 	}

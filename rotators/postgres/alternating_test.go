@@ -255,7 +255,7 @@ func TestAdopt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close(t.Context())
-	if _, err := reader.(*session).query(t.Context(), "BEGIN; SELECT FROM its.busy"); err != nil {
+	if _, err := reader.(*session).query(t.Context(), 0, "BEGIN", "SELECT FROM its.busy"); err != nil {
 		t.Fatal(err)
 	}
 	err = New(awsConfig, nil).Set(t.Context(), p.attempt(current, with(t, pending, "the next one"), pending))

@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -13,7 +15,9 @@ import (
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -38,6 +42,11 @@ func newConnector(o *Options) *connector {
 	}
 	return c
 }
+
+// maxBytes is how much one login may be sent, from the first byte to the goodbye. The
+// most that an honest server says is what the roles of two alternating users are and
+// have set, some kilobytes.
+const maxBytes = 1 << 20
 
 // open logs in and asks the server for a first answer.
 func (c *connector) open(ctx context.Context, l database.Login) (database.Session, error) {
@@ -68,7 +77,9 @@ func (c *connector) open(ctx context.Context, l database.Login) (database.Sessio
 	return session, err
 }
 
-func (c *connector) openWith(ctx context.Context, l database.Login, methods, password string) (database.Session, error) {
+func (c *connector) openWith(ctx context.Context, l database.Login, methods, password string) (_ database.Session, err error) {
+	ctx, cancel := bounded.Within(ctx)
+	defer cancel()
 	cfg, err := blankConfig()
 	if err != nil {
 		return nil, err
@@ -85,7 +96,8 @@ func (c *connector) openWith(ctx context.Context, l database.Login, methods, pas
 	}
 	// The dialer resolves names, and tries all addresses of a name.
 	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
-	var dialed, reached atomic.Bool
+	var dialed atomic.Bool
+	var wire *bounded.Conn
 	cfg.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		// When a connection breaks the driver dials again, in the background, to
 		// cancel what was running. That must not outlive the call.
@@ -93,25 +105,42 @@ func (c *connector) openWith(ctx context.Context, l database.Login, methods, pas
 			return nil, errors.New("a login is one connection")
 		}
 		conn, err := l.Dial(ctx, c.dial)
-		reached.Store(err == nil)
-		return conn, err
+		if err != nil {
+			return nil, err
+		}
+		wire = bounded.NewConn(conn, maxBytes)
+		return wire, nil
+	}
+	cfg.MaxProtocolMessageBodyLen = maxBytes
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(&scramGuard{r: bufio.NewReader(r), plaintext: l.Plaintext}, w)
 	}
 
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	s := &session{login: l}
+	defer func() {
+		// The driver goes on reading after an error, in the background.
+		if err != nil && wire != nil {
+			_ = wire.Close()
+		}
+	}()
+	err = recovered(func() (err error) {
+		s.conn, err = pgconn.ConnectConfig(ctx, cfg)
+		return err
+	})
 	if err != nil {
 		// The driver's error carries the configuration, and that the password.
 		var failed *pgconn.ConnectError
 		if errors.As(err, &failed) {
 			err = failed.Unwrap()
 		}
-		return nil, explainLogin(ctx, err, l, reached.Load())
+		return nil, explainLogin(ctx, err, l, wire != nil)
 	}
+	s.wire = wire
 	// A pooler accepts logins on its own. A statement reaches the server.
-	if _, err := conn.Exec(ctx, "SELECT 1").ReadAll(); err != nil {
-		_ = conn.Close(ctx)
+	if _, err := s.row(ctx, 1, "SELECT 1"); err != nil {
 		return nil, explainLogin(ctx, err, l, true)
 	}
-	return &session{conn, l}, nil
+	return s, nil
 }
 
 // everySetting names every setting the driver would take from an environment

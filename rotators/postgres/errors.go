@@ -10,7 +10,9 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -40,17 +42,34 @@ type explained struct {
 func (e *explained) Error() string { return e.text }
 func (e *explained) Unwrap() error { return e.cause }
 
+// explain makes an explained error. Other errors among args may hold what a server
+// said, and are shown as such.
+func explain(cause error, format string, args ...any) *explained {
+	for i, arg := range args {
+		if err, ok := arg.(error); ok {
+			args[i] = bounded.Text(err.Error())
+		}
+	}
+	return &explained{fmt.Sprintf(format, args...), cause}
+}
+
+// serverSaid returns the server's error, if err is one, in texts that may be shown.
+func serverSaid(err error) (said pgconn.PgError, ok bool) {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return said, false
+	}
+	return pgconn.PgError{Code: bounded.Text(pg.Code), Message: bounded.Text(pg.Message)}, true
+}
+
 // explainLogin says why a login failed and what to do. reached tells whether the
 // network connection was made. Only the server's own word that the password is
 // wrong becomes a refusal.
 func explainLogin(ctx context.Context, err error, l database.Login, reached bool) error {
 	where := fmt.Sprintf("PostgreSQL at %s:%d", l.Host, l.Port)
-	because := func(format string, args ...any) error {
-		return &explained{fmt.Sprintf(format, args...), err}
-	}
+	because := func(format string, args ...any) error { return explain(err, format, args...) }
 
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := serverSaid(err); ok {
 		switch pg.Code {
 		case invalidPassword:
 			return rotators.Refused(because("%s refuses this password for user %q", where, l.User))
@@ -77,6 +96,9 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		unknownCA x509.UnknownAuthorityError
 		invalid   x509.CertificateInvalidError
 		dns       *net.DNSError
+		rounds    errRounds
+		long      *pgproto3.ExceededMaxBodyLenErr
+		odd       strange
 	)
 	switch {
 	case errors.As(err, &wrongHost):
@@ -91,6 +113,14 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		return rotators.Permanent(because("%s does not ask user %q for SCRAM, and without TLS nothing else is answered: remove \"ssl\": false from the secret, or have the server ask for scram-sha-256", where, l.User))
 	case wrongMethod(err):
 		return rotators.Permanent(because("%s asks user %q for something other than a password, or for nothing, so a login proves nothing: have pg_hba.conf ask for scram-sha-256", where, l.User))
+	case errors.As(err, &rounds) && rounds > maxIterations:
+		return rotators.Permanent(because("%s asks for %d rounds of hashing to log in as user %q, and rekey makes at most %d: lower scram_iterations there, and set the password again", where, int(rounds), l.User, maxIterations))
+	case errors.As(err, &rounds):
+		return rotators.Permanent(because("%s asks for %d rounds of hashing to log in as user %q, and without TLS rekey proves a password by %d at least, because whoever listens could guess it from that: remove \"ssl\": false from the secret, or raise scram_iterations there and set the password again", where, int(rounds), l.User, minIterations))
+	case errors.As(err, &odd):
+		return because("%s does not answer as a PostgreSQL server does, so nothing is known about the password of user %q: find out what listens there; it sent %v", where, l.User, odd)
+	case errors.Is(err, bounded.ErrTooMuch), errors.As(err, &long):
+		return because("%s sends more than the %d bytes that rekey reads of one login, so nothing is known about the password of user %q: find out what listens there", where, maxBytes, l.User)
 	case errors.As(err, &dns):
 		return because("the host name %q cannot be resolved: correct the field \"host\", or let the function use the DNS that knows it: %v", l.Host, dns)
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -113,11 +143,8 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 	if err == nil {
 		return nil
 	}
-	because := func(format string, args ...any) error {
-		return &explained{fmt.Sprintf(format, args...), err}
-	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	because := func(format string, args ...any) error { return explain(err, format, args...) }
+	if pg, ok := serverSaid(err); ok {
 		switch pg.Code {
 		case readOnlyTransaction, featureNotSupported:
 			return rotators.Permanent(fmt.Errorf("%w: %w", database.ErrReadOnly, because("name the writer in the field \"host\"; it said: %s", pg.Message)))
@@ -129,6 +156,9 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 		}
 		return because("the server answered with an error: %s (SQLSTATE %s)", pg.Message, pg.Code)
 	}
+	if errors.As(err, new(strange)) {
+		return because("the server does not answer as a PostgreSQL server does, so it may or may not have been changed; find out what listens there, then rotate again; it sent %v", err)
+	}
 	if timedOut(ctx, err) {
 		return because("the server did not answer in the time there was, so it may or may not have been changed; rotate again")
 	}
@@ -138,9 +168,8 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 // explainTwin says why a twin could not be given the rights of base and what to
 // do. It returns nil for nil.
 func explainTwin(ctx context.Context, err error, l database.Login, base string) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == insufficientRights {
-		return rotators.Permanent(&explained{fmt.Sprintf("user %q may not make a twin with the rights of %q: the admin needs CREATEROLE and, from PostgreSQL 16 on, %q and the twin WITH ADMIN OPTION; only a superuser passes on what superusers set; the server said: %s", l.User, base, base, pg.Message), err})
+	if pg, ok := serverSaid(err); ok && pg.Code == insufficientRights {
+		return rotators.Permanent(explain(err, "user %q may not make a twin with the rights of %q: the admin needs CREATEROLE and, from PostgreSQL 16 on, %q and the twin WITH ADMIN OPTION; only a superuser passes on what superusers set; the server said: %s", l.User, base, base, pg.Message))
 	}
 	return explainChange(ctx, err, l)
 }

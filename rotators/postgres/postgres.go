@@ -3,9 +3,9 @@
 // the strategies do is in package rotators/database.
 //
 // Every connection uses TLS with a verified certificate, unless the value says
-// "ssl": false. It never falls back. Without TLS only SCRAM logins are made, by
-// which a false server learns nothing. No PG* environment variable, service file
-// or password file has a say.
+// "ssl": false. It never falls back. Without TLS only SCRAM logins are made, of 4,096
+// rounds or more, so that what a false server gets is slow to guess a password from. No
+// PG* environment variable, service file or password file has a say.
 //
 // A new password reaches the server as a SCRAM-SHA-256 verifier, so no log of
 // the server can hold it. Servers that store passwords as MD5 hashes store a

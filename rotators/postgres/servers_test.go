@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +42,9 @@ var (
 	replica *servers.PostgresServer // a read replica of secure, its certificate from an unknown authority
 )
 
+// sameTLS is for servers of other kinds, under the certificate of secure.
+var sameTLS *tls.Config
+
 func TestMain(m *testing.M) {
 	code, err := withServers(m)
 	if err != nil {
@@ -51,16 +55,21 @@ func TestMain(m *testing.M) {
 }
 
 func withServers(m *testing.M) (int, error) {
-	trusted, trustedErr := servers.NewCertificate("localhost")
+	ours, trustedErr := servers.NewCertificate("localhost")
 	unknown, unknownErr := servers.NewCertificate("localhost")
 	dir, dirErr := os.MkdirTemp("", "rekey-test-")
 	if err := errors.Join(trustedErr, unknownErr, dirErr); err != nil {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
+	pair, err := tls.X509KeyPair(ours.Cert, ours.Key)
+	if err != nil {
+		return 1, err
+	}
+	sameTLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	// Go reads this once in a process, so every test with TLS is a test of it.
 	ca := filepath.Join(dir, "ca.pem")
-	if err := errors.Join(os.WriteFile(ca, trusted.CA, 0o600), os.Setenv("SSL_CERT_FILE", ca)); err != nil {
+	if err := errors.Join(os.WriteFile(ca, ours.CA, 0o600), os.Setenv("SSL_CERT_FILE", ca)); err != nil {
 		return 1, err
 	}
 
@@ -70,7 +79,7 @@ func withServers(m *testing.M) (int, error) {
 		server **servers.PostgresServer
 		o      servers.PostgresOptions
 	}{
-		{&secure, servers.PostgresOptions{Certificate: trusted, HBA: []string{
+		{&secure, servers.PostgresOptions{Certificate: ours, HBA: []string{
 			"host all md5 all md5",
 			"host all cleartext all password",
 			"host all trusting all trust",
@@ -91,7 +100,6 @@ func withServers(m *testing.M) (int, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return 1, err
 	}
-	var err error
 	if replica, err = servers.Postgres(context.Background(), servers.PostgresOptions{Certificate: unknown, ReplicaOf: secure}); err != nil {
 		return 1, err
 	}

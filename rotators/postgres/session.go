@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,12 +13,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
 
 type session struct {
 	conn  *pgconn.PgConn
+	wire  *bounded.Conn // under it
 	login database.Login
 }
 
@@ -25,7 +28,7 @@ type session struct {
 // may have set or planted: another role to act as (ALTER ROLE .. SET role, ALTER
 // DATABASE .. SET role), and operators and functions in a schema that is searched
 // before PostgreSQL's own.
-const pinned = "SET LOCAL ROLE NONE; SET LOCAL search_path TO pg_catalog, pg_temp; "
+var pinned = []string{"SET LOCAL ROLE NONE", "SET LOCAL search_path TO pg_catalog, pg_temp"}
 
 // SetPasswords sets the one password a PostgreSQL user has.
 //
@@ -36,7 +39,7 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 		return rotators.Permanent(fmt.Errorf("a PostgreSQL user has one password, not %d", len(accept)))
 	}
 	if version := s.conn.ParameterStatus("server_version"); predatesVerifiers(version) {
-		return rotators.Permanent(fmt.Errorf("the server is version %s, which would take a SCRAM verifier for the password itself, so nothing was changed: PostgreSQL 10 is the first that rekey can rotate", version))
+		return rotators.Permanent(fmt.Errorf("the server is version %s, which would take a SCRAM verifier for the password itself, so nothing was changed: PostgreSQL 10 is the first that rekey can rotate", bounded.Text(version)))
 	}
 	name, err := quoteName(user)
 	if err != nil {
@@ -47,7 +50,7 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 		return err
 	}
 	// Settings may have made the session read-only (default_transaction_read_only).
-	_, err = s.conn.Exec(ctx, pinned+"SET TRANSACTION READ WRITE; ALTER ROLE "+name+" PASSWORD '"+verifier+"'").ReadAll()
+	err = s.run(ctx, append(slices.Clone(pinned), "SET TRANSACTION READ WRITE", "ALTER ROLE "+name+" PASSWORD '"+verifier+"'")...)
 	return explainChange(ctx, err, s.login)
 }
 
@@ -79,7 +82,109 @@ func (s *session) Close(ctx context.Context) error {
 			_, _ = io.Copy(io.Discard, s.conn.Conn())
 		}
 	}
-	return s.conn.Close(ctx)
+	err := s.conn.Close(ctx)
+	// After an error the driver may still be reading, in the background.
+	_ = s.wire.Close()
+	return err
+}
+
+// maxRows is how many rows an answer may have: a row of nothing takes seven bytes from
+// the server and ten times as many here.
+const maxRows = 1 << 12
+
+// strange is what is wrong with a server's answer that is not one to what was asked.
+type strange string
+
+func (s strange) Error() string { return string(s) }
+
+// recovered calls f, which uses the driver. A panic becomes an error: the driver has
+// some for what it takes to be mistakes of its own, and answers that it did not expect
+// may lead there.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = strange(fmt.Sprintf("what the driver cannot read: %v", p))
+		}
+	}()
+	return f()
+}
+
+// query runs statements, which are one message and so one transaction unless they say
+// otherwise, and returns the rows of the last one as text, "" for NULL, each with as
+// many columns as that asks for.
+func (s *session) query(ctx context.Context, columns int, statements ...string) (rows [][]string, err error) {
+	ctx, cancel := bounded.Within(ctx)
+	defer cancel()
+	err = recovered(func() error {
+		results := s.conn.Exec(ctx, strings.Join(statements, "; "))
+		answers := 0
+		rows, answers, err = read(results, columns, len(statements))
+		if err != nil {
+			_ = s.wire.Close() // else the driver reads on to the end of the answer
+		}
+		if ended := results.Close(); err == nil {
+			err = ended
+		}
+		if err == nil && answers != len(statements) {
+			err = strange(fmt.Sprintf("%d results of %d statements", answers, len(statements)))
+		}
+		return err
+	})
+	if errors.As(err, new(strange)) {
+		_ = s.wire.Close()
+	}
+	if err != nil && s.wire.Spent() {
+		err = bounded.ErrTooMuch // which the driver calls a closed connection
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
+}
+
+// read reads the results of so many statements, and how many results there are. What
+// the server itself calls an error is in the end of results.
+func read(results *pgconn.MultiResultReader, columns, statements int) (rows [][]string, answers int, err error) {
+	for results.NextResult() {
+		if answers++; answers > statements {
+			return nil, 0, strange("more results than statements")
+		}
+		r := results.ResultReader()
+		for r.NextRow() {
+			values := r.Values()
+			if answers < statements || len(values) != columns {
+				return nil, 0, strange(fmt.Sprintf("a row of %d columns, which was not asked for", len(values)))
+			}
+			if len(rows) == maxRows {
+				return nil, 0, strange(fmt.Sprintf("more than %d rows", maxRows))
+			}
+			row := make([]string, columns)
+			for i, value := range values {
+				row[i] = string(value)
+			}
+			rows = append(rows, row)
+		}
+		_, _ = r.Close()
+	}
+	return rows, answers, nil
+}
+
+// row runs statements of which the last one finds one row.
+func (s *session) row(ctx context.Context, columns int, statements ...string) ([]string, error) {
+	rows, err := s.query(ctx, columns, statements...)
+	if err == nil && len(rows) != 1 {
+		err = strange(fmt.Sprintf("%d rows where one was asked for", len(rows)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return rows[0], nil
+}
+
+// run runs statements that find nothing.
+func (s *session) run(ctx context.Context, statements ...string) error {
+	_, err := s.query(ctx, 0, statements...)
+	return err
 }
 
 // quoteName writes a name as SQL.

@@ -2,15 +2,13 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -24,7 +22,7 @@ var _ database.Twinner = (*session)(nil)
 
 // HasUser implements database.Twinner.
 func (s *session) HasUser(ctx context.Context, user string) (bool, error) {
-	rows, err := s.query(ctx, pinned+"SELECT FROM pg_catalog.pg_roles WHERE rolname = "+quoteText(user))
+	rows, err := s.query(ctx, 0, append(slices.Clone(pinned), "SELECT FROM pg_catalog.pg_roles WHERE rolname = "+quoteText(user))...)
 	return len(rows) > 0, explainChange(ctx, err, s.login)
 }
 
@@ -45,11 +43,12 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 	// It is undone if it does not get to its end, and the session serves on.
 	defer func() {
 		if s.conn.TxStatus() != 'I' {
-			_, _ = s.query(context.WithoutCancel(ctx), "ROLLBACK")
+			_ = s.run(context.WithoutCancel(ctx), "ROLLBACK")
 		}
 	}()
 	// What it reads is of one moment: another run may be at the same twin.
-	if _, err := s.query(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE; "+pinned+"SET LOCAL DateStyle TO 'ISO'; SET LOCAL TimeZone TO 'UTC'"); err != nil {
+	begin := slices.Concat([]string{"BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE"}, pinned, []string{"SET LOCAL DateStyle TO 'ISO'", "SET LOCAL TimeZone TO 'UTC'"})
+	if err := s.run(ctx, begin...); err != nil {
 		return explainTwin(ctx, err, s.login, base)
 	}
 	is, err := s.roles(ctx, base, twin)
@@ -60,22 +59,22 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 		return rotators.Permanent(fmt.Errorf("there is no user %q any more that the twin %q could be made after", base, twin))
 	}
 	if less := is[twin].shed(is[base], t); len(less) > 0 {
-		return rotators.Permanent(fmt.Errorf("the twin %q has rights that %q has not: %s, then rotate again", twin, base, strings.Join(less, "; ")))
+		return rotators.Permanent(fmt.Errorf("the twin %q has rights that %q has not: %s, then rotate again", twin, base, bounded.Text(strings.Join(less, "; "))))
 	}
 	want := is[base].twin(base)
 	changes := is[twin].become(want, b, t, s.grantOptions())
 	if len(changes) > 0 {
-		if _, err := s.query(ctx, strings.Join(changes, "; ")); err != nil {
+		if err := s.run(ctx, changes...); err != nil {
 			return explainTwin(ctx, err, s.login, base)
 		}
 		if is, err = s.roles(ctx, base, twin); err != nil {
 			return explainTwin(ctx, err, s.login, base)
 		}
 		if left := is[twin].become(want, b, t, s.grantOptions()); len(left) > 0 {
-			return rotators.Permanent(fmt.Errorf("the twin %q could not be given the rights of %q; what did not last is: %s", twin, base, strings.Join(withoutValues(left), "; ")))
+			return rotators.Permanent(fmt.Errorf("the twin %q could not be given the rights of %q; what did not last is: %s", twin, base, bounded.Text(strings.Join(withoutValues(left), "; "))))
 		}
 	}
-	_, err = s.query(ctx, "ALTER ROLE "+t+" PASSWORD '"+verifier+"'; COMMIT")
+	err = s.run(ctx, "ALTER ROLE "+t+" PASSWORD '"+verifier+"'", "COMMIT")
 	return explainTwin(ctx, err, s.login, base)
 }
 
@@ -90,17 +89,17 @@ func (s *session) ProveTwin(ctx context.Context, base string) error {
 	if err != nil {
 		return err
 	}
-	rows, err := s.query(ctx, "SELECT session_user, current_user")
+	is, err := s.row(ctx, 2, "SELECT session_user, current_user")
 	if err != nil {
 		return explainLogin(ctx, err, s.login, true)
 	}
-	if rows[0][0] == rows[0][1] {
+	if is[0] == is[1] {
 		return fmt.Errorf("%s logs in, but not with the rights of %q: PostgreSQL does not heed its setting \"role\": see that %[2]q may become what its own setting \"role\" names, if it has one, then rotate again", s.login, base)
 	}
-	_, err = s.query(ctx, pinned+"SET TRANSACTION READ WRITE; SET LOCAL lock_timeout TO '"+maxLockWait+"'; REASSIGN OWNED BY CURRENT_USER TO "+b)
-	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
-		return &explained{fmt.Sprintf("%s owns something in the database %q that could not be given to %q: rotate again when nobody uses it, or as one who may, REASSIGN OWNED BY that user TO %s; the server said: %s (SQLSTATE %s)",
-			s.login, s.login.Database, base, b, pg.Message, pg.Code), err}
+	err = s.run(ctx, append(slices.Clone(pinned), "SET TRANSACTION READ WRITE", "SET LOCAL lock_timeout TO '"+maxLockWait+"'", "REASSIGN OWNED BY CURRENT_USER TO "+b)...)
+	if pg, ok := serverSaid(err); ok {
+		return explain(err, "%s owns something in the database %q that could not be given to %q: rotate again when nobody uses it, or as one who may, REASSIGN OWNED BY that user TO %s; the server said: %s (SQLSTATE %s)",
+			s.login, s.login.Database, base, b, pg.Message, pg.Code)
 	}
 	return explainChange(ctx, err, s.login)
 }
@@ -125,7 +124,7 @@ func (s *session) roles(ctx context.Context, base, twin string) (map[string]role
 		may = "SET"
 	}
 	b, t := quoteText(base), quoteText(twin)
-	rows, err := s.query(ctx, `SELECT r.rolname, r.rolsuper, r.rolreplication, r.rolcanlogin, r.rolinherit, r.rolconnlimit,
+	rows, err := s.query(ctx, 12, `SELECT r.rolname, r.rolsuper, r.rolreplication, r.rolcanlogin, r.rolinherit, r.rolconnlimit,
 			coalesce(r.rolvaliduntil::text, 'infinity'),
 			coalesce(pg_has_role(r.oid, b.oid, 'USAGE') AND pg_has_role(r.oid, b.oid, '`+may+`'), false),
 			r.rolcreatedb, r.rolcreaterole, r.rolbypassrls,
@@ -140,10 +139,13 @@ func (s *session) roles(ctx context.Context, base, twin string) (map[string]role
 		found[r[0]] = role{exists: true, super: r[1] == "t", replication: r[2] == "t", canLogin: r[3] == "t", inherits: r[4] == "t",
 			limit: r[5], until: r[6], member: r[7] == "t", createDB: r[8] == "t", createRole: r[9] == "t", bypassRLS: r[10] == "t", others: r[11], settings: map[setting]string{}}
 	}
-	rows, err = s.query(ctx, `SELECT r.rolname, coalesce(d.datname, ''), c FROM pg_db_role_setting s
+	rows, err = s.query(ctx, 3, `SELECT r.rolname, coalesce(d.datname, ''), c FROM pg_db_role_setting s
 		JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase, unnest(s.setconfig) c
 		WHERE r.rolname IN (`+b+`, `+t+`)`)
 	for _, r := range rows {
+		if !found[r[0]].exists {
+			return nil, strange("the setting of a role that was not asked for")
+		}
 		name, text, _ := strings.Cut(r[2], "=")
 		found[r[0]].settings[setting{r[1], name}] = text
 	}
@@ -321,30 +323,6 @@ func (s *session) major() int {
 	}
 	n, _ := strconv.Atoi(text[:digits])
 	return n
-}
-
-// query runs statements and returns the rows of the last one.
-func (s *session) query(ctx context.Context, statements string) ([][]string, error) {
-	results, err := s.conn.Exec(ctx, statements).ReadAll()
-	if err != nil {
-		return nil, err
-	}
-	var rows [][]string
-	for _, row := range lastRows(results) {
-		texts := make([]string, len(row))
-		for i, text := range row {
-			texts[i] = string(text)
-		}
-		rows = append(rows, texts)
-	}
-	return rows, nil
-}
-
-func lastRows(results []*pgconn.Result) [][][]byte {
-	if len(results) == 0 {
-		return nil
-	}
-	return results[len(results)-1].Rows
 }
 
 // quoteText writes a text as SQL, in the one way that no setting changes.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
 
@@ -52,29 +53,32 @@ func (c *connector) openNode(ctx context.Context, l database.Login) (*node, erro
 	if err != nil {
 		return nil, explainLogin(ctx, err, l, false)
 	}
-	conn := raw
+	wire := bounded.NewConn(raw, maxBytes)
+	var conn net.Conn = wire
 	if !l.Plaintext {
 		roots, err := c.roots()
 		if err != nil {
-			_ = raw.Close()
+			_ = wire.Close()
 			return nil, err
 		}
-		secured := tls.Client(raw, &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12})
-		if err := secured.HandshakeContext(ctx); err != nil {
-			_ = raw.Close()
+		secured := tls.Client(wire, &tls.Config{RootCAs: roots, ServerName: l.Host, MinVersion: tls.VersionTLS12})
+		if err := wire.Do(ctx, func() error { return secured.HandshakeContext(ctx) }); err != nil {
+			_ = wire.Close()
 			return nil, explainLogin(ctx, err, l, true)
 		}
 		conn = secured
 	}
 
-	n := &node{login: l, raw: conn, client: redis.NewClient(&redis.Options{
+	n := &node{login: l, wire: wire, guard: &guard{Conn: conn}}
+	dialed := false
+	n.client = redis.NewClient(&redis.Options{
 		// The one connection there is. The driver would make another if it broke.
 		Dialer: func(context.Context, string, string) (net.Conn, error) {
-			if conn == nil {
+			if dialed {
 				return nil, errors.New("a login is one connection")
 			}
-			defer func() { conn = nil }()
-			return conn, nil
+			dialed = true
+			return n.guard, nil
 		},
 		Protocol:              2,
 		DisableIdentity:       true,
@@ -84,11 +88,11 @@ func (c *connector) openNode(ctx context.Context, l database.Login) (*node, erro
 		PipelinePoolSize:      -1,
 		ReadTimeout:           maxAnswer,
 		ContextTimeoutEnabled: true,
-	})}
+	})
 	n.conn = n.client.Conn()
 	// The driver is not given the credentials: it would send them twice where
 	// they are refused.
-	if err := n.conn.AuthACL(ctx, l.User, l.Password.Reveal()).Err(); err != nil {
+	if err := n.do(ctx, func() error { return accepted(n.conn.AuthACL(ctx, l.User, l.Password.Reveal())) }); err != nil {
 		_ = n.Close()
 		return nil, explainLogin(ctx, err, l, true)
 	}

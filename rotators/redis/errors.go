@@ -10,8 +10,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/redis/go-redis/v9"
-
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -29,49 +28,51 @@ type explained struct {
 func (e *explained) Error() string { return e.text }
 func (e *explained) Unwrap() error { return e.cause }
 
+// explain makes an explained error. Other errors among args may hold what a server
+// said, and are shown as such.
+func explain(cause error, format string, args ...any) *explained {
+	for i, arg := range args {
+		if err, ok := arg.(error); ok {
+			args[i] = bounded.Text(err.Error())
+		}
+	}
+	return &explained{text: fmt.Sprintf(format, args...), cause: cause}
+}
+
+// serverError is an error that the server answered with, as it was sent.
+type serverError string
+
+func (e serverError) Error() string { return string(e) }
+
 // isAnswer tells whether err came from the server.
 func isAnswer(err error) bool {
 	var e *explained
 	return errors.As(err, &e) && e.answer
 }
 
-// answered returns the error that the server answered with; nil if it did not.
-func answered(err error) redis.Error {
-	var answer redis.Error
-	if errors.As(err, &answer) && !errors.Is(err, redis.Nil) {
-		return answer
-	}
-	return nil
+// answered returns the error that the server answered with; "" if it did not.
+func answered(err error) (said serverError) {
+	errors.As(err, &said)
+	return said
 }
 
-// code is a server's error of which only the first word is known: "ERR". Some
-// errors go on with what they were sent, which may be a password or its hash.
-type code string
-
-// errStrange is in place of the driver's error, which holds what it could not read.
-var errStrange = errors.New("it does not answer as a Redis server does")
-
-// curt makes an error that a server answered with its code, and leaves out what a
-// server sent that the driver could not read. Other errors it returns.
+// curt makes an error that a server answered with its code, the first word: "ERR". Some
+// errors go on with what they were sent, which may be a password or its hash. Other
+// errors it returns.
 func curt(err error) error {
-	answer := answered(err)
-	if answer == nil {
-		if err != nil && strings.Contains(err.Error(), "redis: ") {
-			return errStrange
-		}
+	said := answered(err)
+	if said == "" {
 		return err
 	}
-	word, _, _ := strings.Cut(answer.Error(), " ")
-	if strings.Trim(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+	word, _, _ := strings.Cut(string(said), " ")
+	if strings.Trim(word, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" || len(word) > maxCode {
 		word = "ERR" // it is no code
 	}
-	return code(word)
+	return serverError(word)
 }
 
-func (c code) Error() string { return string(c) }
-
-// RedisError marks it as a server's.
-func (c code) RedisError() {}
+// maxCode is more than any code of Redis has: UNKILLABLE.
+const maxCode = 20
 
 // server says where a login goes.
 func server(l database.Login) string { return fmt.Sprintf("Redis at %s:%d", l.Host, l.Port) }
@@ -81,26 +82,26 @@ func server(l database.Login) string { return fmt.Sprintf("Redis at %s:%d", l.Ho
 // wrong becomes a refusal.
 func explainLogin(ctx context.Context, err error, l database.Login, reached bool) error {
 	where := server(l)
-	because := func(format string, args ...any) error {
-		return &explained{text: fmt.Sprintf(format, args...), cause: err}
-	}
+	because := func(format string, args ...any) error { return explain(err, format, args...) }
 
-	if answer := answered(err); answer != nil {
-		tooOld := strings.Contains(answer.Error(), "wrong number of arguments")
+	if answer := answered(err); answer != "" {
+		tooOld := strings.Contains(string(answer), "wrong number of arguments")
+		full := strings.Contains(string(answer), "max number of clients")
 		said := curt(err)
 		err = said
 		switch {
-		case said == code("WRONGPASS"):
+		case said == serverError("WRONGPASS"):
 			return rotators.Refused(because("%s refuses this password for user %q, or the user is off", where, l.User))
+		case full:
+			return because("%s has no connection left, so nothing is known about the password: raise maxclients, or close some", where)
 		case tooOld:
 			return rotators.Permanent(because("%s takes passwords and no user names: Redis 6 is the first that has users", where))
-		case said == code("DENIED"):
+		case said == serverError("DENIED"):
 			return rotators.Permanent(because("%s is in protected mode and serves its own machine only: give it a password and an address to listen at (\"bind\")", where))
 		}
 		return because("%s ended the login of user %q with an error, so nothing is known about the password: its code is %s", where, l.User, said)
 	}
 
-	err = curt(err)
 	var (
 		wrongHost x509.HostnameError
 		unknownCA x509.UnknownAuthorityError
@@ -121,6 +122,10 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		return because("the host name %q cannot be resolved: correct the field \"host\" or \"nodes\", or let the function use the DNS that knows it: %v", l.Host, dns)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return because("nothing listens at %s:%d: start the server, or correct the fields \"host\", \"port\" and \"nodes\"", l.Host, l.Port)
+	case errors.Is(err, errStrange):
+		return because("%s does not answer as a Redis server does, so nothing is known about the password of user %q: find out what listens there, and whether it speaks TLS if the value does not say \"ssl\": false", where, l.User)
+	case errors.Is(err, bounded.ErrTooMuch):
+		return because("%s sends more than the %d bytes that rekey reads of one login, so nothing is known about the password of user %q: find out what listens there", where, maxBytes, l.User)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return because("the login at %s was called off", where)
 	case timedOut(ctx, err) && !reached:
@@ -145,11 +150,9 @@ func (n *node) explain(ctx context.Context, err error, what string) error {
 	if err == nil {
 		return nil
 	}
-	because := func(format string, args ...any) *explained {
-		return &explained{text: fmt.Sprintf(format, args...), cause: err}
-	}
-	if answer := answered(err); answer != nil {
-		said := answer.Error()
+	because := func(format string, args ...any) *explained { return explain(err, format, args...) }
+	if answer := answered(err); answer != "" {
+		said := bounded.Text(string(answer))
 		e := because("%s failed at %s, which said: %s", what, n, said)
 		e.answer = true
 		switch lower := strings.ToLower(said); {
@@ -169,7 +172,9 @@ func (n *node) explain(ctx context.Context, err error, what string) error {
 		}
 		return e
 	}
-	err = curt(err)
+	if errors.Is(err, errStrange) {
+		return because("%s does not answer as a Redis server does (%s), so it may or may not have been changed; find out what listens there, then rotate again", n, what)
+	}
 	if timedOut(ctx, err) {
 		return because("%s did not answer in the time there was (%s), so it may or may not have been changed; rotate again", n, what)
 	}

@@ -6,12 +6,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/database"
 )
@@ -19,11 +19,51 @@ import (
 // node is a login at one server.
 type node struct {
 	login  database.Login
-	raw    net.Conn
+	wire   *bounded.Conn // under TLS, if there is any
+	guard  *guard        // above TLS
 	client *redis.Client
 	conn   *redis.Conn
 
 	state
+}
+
+// do runs f, which uses the driver, until ctx ends. A server's errors come out as
+// serverErrors. After any other the connection is over: what comes next might be half of
+// an answer.
+func (n *node) do(ctx context.Context, f func() error) error {
+	err := n.wire.Do(ctx, func() (err error) {
+		defer func() {
+			if recover() != nil {
+				err = errStrange
+			}
+		}()
+		return f()
+	})
+	if err == nil || errors.Is(err, redis.Nil) {
+		return err
+	}
+	if said := redis.Error(nil); errors.As(err, &said) {
+		return serverError(said.Error())
+	}
+	_ = n.wire.Close()
+	switch {
+	case n.guard.broken != nil:
+		return n.guard.broken
+	case n.wire.Spent():
+		return bounded.ErrTooMuch
+	case strings.Contains(err.Error(), "redis: "): // the driver's own, with what it could not read
+		return errStrange
+	}
+	return err
+}
+
+// accepted is the error of a command that a server answers with OK.
+func accepted(answer *redis.StatusCmd) error {
+	text, err := answer.Result()
+	if err == nil && text != "OK" {
+		err = errStrange
+	}
+	return err
 }
 
 // state is what a server has of a user, and of itself.
@@ -52,16 +92,19 @@ func (n *node) look(ctx context.Context, user string) error {
 		list    *redis.StringSliceCmd
 		config  = map[string]*redis.MapStringStringCmd{"aclfile": nil, "masteruser": nil, "masterauth": nil, "requirepass": nil}
 	)
-	_, err := n.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
-		info = p.Info(ctx)
-		getUser = p.Do(ctx, "ACL", "GETUSER", user)
-		list = p.ACLList(ctx)
-		for _, name := range []string{"aclfile", "masteruser", "masterauth", "requirepass"} {
-			config[name] = p.ConfigGet(ctx, name)
-		}
-		return nil
+	err := n.do(ctx, func() error {
+		_, err := n.conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+			info = p.Info(ctx)
+			getUser = p.Do(ctx, "ACL", "GETUSER", user)
+			list = p.ACLList(ctx)
+			for _, name := range []string{"aclfile", "masteruser", "masterauth", "requirepass"} {
+				config[name] = p.ConfigGet(ctx, name)
+			}
+			return nil
+		})
+		return err
 	})
-	if errors.Is(err, redis.Nil) || errors.Is(getUser.Err(), redis.Nil) {
+	if errors.Is(err, redis.Nil) {
 		return rotators.Permanent(fmt.Errorf("there is no user %q at %s: make it, with the rights it is to have", user, n))
 	}
 	if err != nil {
@@ -74,7 +117,11 @@ func (n *node) look(ctx context.Context, user string) error {
 		return ""
 	}
 
-	flags, hashes := readUser(getUser.Val())
+	isUser, ok := getUser.Val().([]any)
+	if !ok {
+		return n.explain(ctx, errStrange, "reading the user and the configuration")
+	}
+	flags, hashes := readUser(isUser)
 	if slices.Contains(flags, "nopass") {
 		return rotators.Permanent(fmt.Errorf("the user %q at %s logs in with any password or none (nopass), so a login proves nothing: give it one by ACL SETUSER %s resetpass >PASSWORD, and put it into the value", user, n, user))
 	}
@@ -98,7 +145,9 @@ func (n *node) look(ctx context.Context, user string) error {
 		for _, rules := range list.Val() {
 			// Redis writes these lines into the file as they are, and reads them as quoted.
 			if strings.ContainsAny(rules, `"'`) {
-				return rotators.Permanent(fmt.Errorf("%s has a user %q, and with a quotation mark in a name or a rule the configuration file that CONFIG REWRITE writes keeps Redis from starting, so nothing was changed: have it store users in an ACL file (\"aclfile\")", n, strings.Fields(rules)[1]))
+				_, name, _ := strings.Cut(rules, " ")
+				name, _, _ = strings.Cut(name, " ")
+				return rotators.Permanent(fmt.Errorf("%s has a user %q, and with a quotation mark in a name or a rule the configuration file that CONFIG REWRITE writes keeps Redis from starting, so nothing was changed: have it store users in an ACL file (\"aclfile\")", n, bounded.Text(name)))
 			}
 		}
 	}
@@ -106,8 +155,7 @@ func (n *node) look(ctx context.Context, user string) error {
 }
 
 // readUser reads flags and password hashes from what ACL GETUSER says.
-func readUser(reply any) (flags, hashes []string) {
-	list, _ := reply.([]any)
+func readUser(list []any) (flags, hashes []string) {
 	for i := 0; i+1 < len(list); i += 2 {
 		texts, _ := list[i+1].([]any)
 		for _, text := range texts {
@@ -131,26 +179,30 @@ func (n *node) accept(ctx context.Context, user string, hashes []string) error {
 	for _, h := range hashes {
 		rules = append(rules, "#"+h)
 	}
-	return n.explain(ctx, curt(n.conn.ACLSetUser(ctx, user, rules...).Err()), "ACL SETUSER")
+	err := n.do(ctx, func() error { return accepted(n.conn.ACLSetUser(ctx, user, rules...)) })
+	return n.explain(ctx, curt(err), "ACL SETUSER")
 }
 
 // configure sets a parameter to a password.
 func (n *node) configure(ctx context.Context, name string, password rotators.Secret) error {
-	return n.explain(ctx, curt(n.conn.ConfigSet(ctx, name, password.Reveal()).Err()), "CONFIG SET "+name)
+	err := n.do(ctx, func() error { return accepted(n.conn.ConfigSet(ctx, name, password.Reveal())) })
+	return n.explain(ctx, curt(err), "CONFIG SET "+name)
 }
 
 // save has the server store its users, and its configuration where that holds
 // something of the user's.
 func (n *node) save(ctx context.Context) error {
 	if n.aclFile {
-		if err := n.conn.Do(ctx, "ACL", "SAVE").Err(); err != nil {
+		save := redis.NewStatusCmd(ctx, "ACL", "SAVE")
+		if err := n.do(ctx, func() error { _ = n.conn.Process(ctx, save); return accepted(save) }); err != nil {
 			return n.explain(ctx, err, "ACL SAVE, without which the change would be lost at a restart,")
 		}
 		if !n.own() {
 			return nil
 		}
 	}
-	return n.explain(ctx, n.conn.ConfigRewrite(ctx).Err(), "CONFIG REWRITE, without which the change would be lost at a restart,")
+	err := n.do(ctx, func() error { return accepted(n.conn.ConfigRewrite(ctx)) })
+	return n.explain(ctx, err, "CONFIG REWRITE, without which the change would be lost at a restart,")
 }
 
 // knownNodes is how many nodes a server's cluster has; 1 if it is in none.
@@ -158,7 +210,11 @@ func (n *node) knownNodes(ctx context.Context) (int, error) {
 	if n.info["cluster_enabled"] != "1" {
 		return 1, nil
 	}
-	text, err := n.conn.ClusterInfo(ctx).Result()
+	var text string
+	err := n.do(ctx, func() (err error) {
+		text, err = n.conn.ClusterInfo(ctx).Result()
+		return err
+	})
 	if err != nil {
 		return 0, n.explain(ctx, err, "CLUSTER INFO")
 	}
@@ -173,7 +229,7 @@ func (n *node) knownNodes(ctx context.Context) (int, error) {
 func (n *node) Close() error {
 	_ = n.conn.Close()
 	err := n.client.Close()
-	_ = n.raw.Close() // which the driver may not have come to use
+	_ = n.wire.Close() // which the driver may not have come to use
 	return err
 }
 

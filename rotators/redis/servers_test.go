@@ -3,6 +3,7 @@ package redis
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,9 @@ var (
 	replica *servers.RedisServer // of primary; users in an ACL file
 )
 
+// sameTLS is for servers of other kinds, under the certificate of secure.
+var sameTLS *tls.Config
+
 func TestMain(m *testing.M) {
 	code, err := withServers(m)
 	if err != nil {
@@ -47,23 +51,28 @@ func TestMain(m *testing.M) {
 }
 
 func withServers(m *testing.M) (int, error) {
-	trusted, trustedErr := servers.NewCertificate("localhost")
+	ours, trustedErr := servers.NewCertificate("localhost")
 	untrusted, untrustedErr := servers.NewCertificate("localhost")
 	dir, dirErr := os.MkdirTemp("", "rekey-test-")
 	if err := errors.Join(trustedErr, untrustedErr, dirErr); err != nil {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
+	pair, err := tls.X509KeyPair(ours.Cert, ours.Key)
+	if err != nil {
+		return 1, err
+	}
+	sameTLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	// Go reads this once in a process, so every test with TLS is a test of it.
 	ca := filepath.Join(dir, "ca.pem")
-	if err := errors.Join(os.WriteFile(ca, trusted.CA, 0o600), os.Setenv("SSL_CERT_FILE", ca)); err != nil {
+	if err := errors.Join(os.WriteFile(ca, ours.CA, 0o600), os.Setenv("SSL_CERT_FILE", ca)); err != nil {
 		return 1, err
 	}
 	for _, s := range []struct {
 		server **servers.RedisServer
 		o      servers.RedisOptions
 	}{
-		{&secure, servers.RedisOptions{Certificate: trusted}},
+		{&secure, servers.RedisOptions{Certificate: ours}},
 		{&unknown, servers.RedisOptions{Certificate: untrusted}},
 		{&plain, servers.RedisOptions{ACLFile: true, Conf: []string{"slowlog-log-slower-than 0", "slowlog-max-len 1000000"}}},
 		{&primary, servers.RedisOptions{}},
@@ -74,7 +83,6 @@ func withServers(m *testing.M) (int, error) {
 		}
 		defer (*s.server).Stop()
 	}
-	var err error
 	if replica, err = servers.Redis(context.Background(), servers.RedisOptions{ReplicaOf: primary, ACLFile: true}); err != nil {
 		return 1, err
 	}

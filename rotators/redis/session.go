@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
 )
 
@@ -81,7 +82,7 @@ func (s *session) complete(ctx context.Context) error {
 	}
 	if replicas == len(named) {
 		n := s.nodes[0]
-		return rotators.Permanent(fmt.Errorf("%s is a replica of %s:%s, and the value does not name that: every server has users of its own, so list all in the field \"nodes\"", n, n.info["master_host"], n.info["master_port"]))
+		return rotators.Permanent(fmt.Errorf("%s is a replica of %s:%s, and the value does not name that: every server has users of its own, so list all in the field \"nodes\"", n, bounded.Text(n.info["master_host"]), bounded.Text(n.info["master_port"])))
 	}
 	return nil
 }

@@ -52,8 +52,8 @@
 //   - StepsAtOnce: while one invocation of createSecret, setSecret or
 //     finishSecret stands before one of its outside calls, each in turn, another
 //     takes the same step. Some stored value is accepted then, and running the
-//     steps again finishes. (Of an issuer whose Creates met, a new attempt must
-//     finish.)
+//     steps again finishes: of two Creates that mint, neither removes what the other
+//     one is about to store.
 //   - AcceptedWhenDeclared: a truth table of two rotations, the second within
 //     the grace of the first. After each step, every value the store holds is
 //     accepted, or refused, as Overlap declares; a failure prints the table.

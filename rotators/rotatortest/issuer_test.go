@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,12 +17,22 @@ import (
 )
 
 // mint is a service with one account, which may have any number of keys. A key
-// makes others (POST), lists them (GET) and deletes them (DELETE).
+// makes others with a name (POST), lists them, all or those of a name that are younger
+// than 15 minutes (GET), and deletes them (DELETE).
 type mint struct {
 	*httptest.Server
-	mu   sync.Mutex
-	made int
-	keys map[string]string // key by id
+	mu    sync.Mutex
+	made  int
+	keys  map[string]string // key by id
+	names map[string]string // name by id
+	now   time.Duration
+	at    map[string]time.Duration // when each was made, by id
+}
+
+func (m *mint) pass(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now += d
 }
 
 func (m *mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -37,13 +48,15 @@ func (m *mint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case http.MethodGet:
 		ids := []string{}
 		for id := range m.keys {
-			ids = append(ids, id)
+			if target == "" || m.names[id] == target && m.now-m.at[id] < 15*time.Minute {
+				ids = append(ids, id)
+			}
 		}
 		_ = json.NewEncoder(w).Encode(ids)
 	case http.MethodPost:
 		m.made++
 		id := fmt.Sprint("key-", m.made)
-		m.keys[id] = fmt.Sprint("the-secret-of-", m.made)
+		m.keys[id], m.names[id], m.at[id] = fmt.Sprint("the-secret-of-", m.made), target, m.now
 		_ = json.NewEncoder(w).Encode([]string{id, m.keys[id]})
 	case http.MethodDelete:
 		if m.keys[target] == "" {
@@ -124,7 +137,7 @@ func (i issuer) deleteAllBut(ctx context.Context, as rotators.Secret, keep ...ro
 }
 
 func (i issuer) mint(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
-	made, err := i.send(ctx, http.MethodPost, r.Current, "")
+	made, err := i.send(ctx, http.MethodPost, r.Current, r.Token)
 	if err != nil {
 		return rotators.Secret{}, err
 	}
@@ -136,13 +149,29 @@ func (i issuer) mint(ctx context.Context, r rotators.Rotation) (rotators.Secret,
 }
 
 // Create comes after the engine has retired what was in a grace, so all but the
-// current key are strays.
+// current key are strays, and those that another run may be about to store.
 func (i issuer) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
 	if err := noOptions(r); err != nil {
 		return rotators.Secret{}, err
 	}
-	if err := i.deleteAllBut(ctx, r.Current); err != nil {
+	ids, err := i.send(ctx, http.MethodGet, r.Current, "")
+	if err != nil {
 		return rotators.Secret{}, err
+	}
+	for _, id := range ids {
+		use, err := r.Use(ctx, func(v rotators.Secret) bool { its, _, err := idAndKey(v); return err == nil && its == id })
+		if err != nil {
+			return rotators.Secret{}, err
+		}
+		if use == rotators.InUse {
+			continue
+		}
+		if young, err := i.send(ctx, http.MethodGet, r.Current, r.Token); err != nil || slices.Contains(young, id) {
+			return rotators.Secret{}, fmt.Errorf("another run may be about to store %s (%v)", id, err)
+		}
+		if _, err := i.send(ctx, http.MethodDelete, r.Current, id); err != nil && !errors.Is(err, errGone) {
+			return rotators.Secret{}, err
+		}
 	}
 	return i.mint(ctx, r)
 }
@@ -186,6 +215,16 @@ func (b strayLeft) Retire(ctx context.Context, r rotators.Rotation) error {
 	return nil
 }
 
+// alone takes what another run is about to store for a stray.
+type alone struct{ issuer }
+
+func (b alone) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
+	if err := b.deleteAllBut(ctx, r.Current); err != nil {
+		return rotators.Secret{}, err
+	}
+	return b.mint(ctx, r)
+}
+
 type roomMadeLate struct{ issuer }
 
 func (b roomMadeLate) Create(ctx context.Context, r rotators.Rotation) (rotators.Secret, error) {
@@ -217,7 +256,7 @@ func (b retiresNothing) Retire(context.Context, rotators.Rotation) error { retur
 
 func issuerHarness(wrap func(issuer) rotators.Rotator) maker {
 	return func(t *testing.T, w *Wire) Harness {
-		m := &mint{keys: map[string]string{"key-0": "the-secret-of-0"}}
+		m := &mint{keys: map[string]string{"key-0": "the-secret-of-0"}, names: map[string]string{}, at: map[string]time.Duration{}}
 		m.Server = httptest.NewServer(m)
 		t.Cleanup(m.Close)
 		return Harness{
@@ -237,6 +276,7 @@ func issuerHarness(wrap func(issuer) rotators.Rotator) maker {
 				return len(m.keys), nil
 			},
 			MaxKeys: 2,
+			Pass:    m.pass,
 		}
 	}
 }
@@ -255,6 +295,7 @@ func TestBrokenIssuersAreCaught(t *testing.T) {
 		{"a stray after a crash", func(i issuer) rotators.Rotator { return strayLeft{i} }, "Crashes", "a stray is left behind"},
 		{"a stray of a Create that was lost", func(i issuer) rotators.Rotator { return strayLeft{i} }, "CreateAgain", "a stray is left behind"},
 		{"room is made after minting", func(i issuer) rotators.Rotator { return roomMadeLate{i} }, "Crashes", "3 live credentials, and may have 2"},
+		{"what another run is about to store is removed", func(i issuer) rotators.Rotator { return alone{i} }, "StepsAtOnce", "run again after both were through"},
 		{"Retire fails when the key is gone", func(i issuer) rotators.Rotator { return goneIsAnError{i} }, "Retires", "retiring what is gone already"},
 		{"Retire fails when the key is gone", func(i issuer) rotators.Rotator { return goneIsAnError{i} }, "Crashes", "the retry failed"},
 		{"Retire does nothing", func(i issuer) rotators.Rotator { return retiresNothing{i} }, "Retires", "still works"},

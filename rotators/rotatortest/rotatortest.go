@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -48,6 +49,10 @@ type Harness struct {
 	// MaxKeys is the most that Keys may count at any instant, however often a
 	// run crashes. 0: there is no limit, or the target refuses what is over it.
 	MaxKeys int
+	// Pass lets time pass for the rotator and the target. A run that died may have minted
+	// a key, and until its time is over the next one cannot know that it is dead; the suite
+	// lets that time pass before it runs a crashed step again. Nil: no time has to pass.
+	Pass func(time.Duration)
 	// Lookup reads another secret, as Rotation.Lookup does: an admin's login. A
 	// Harness that has one is also tried with a current value that proves
 	// nothing. Nil: there are no other secrets, and every Lookup fails.

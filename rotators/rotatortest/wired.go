@@ -38,6 +38,18 @@ func (s wired) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[rot
 	}
 }
 
+func (s wired) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotation.Held, error] {
+	return func(yield func(rotation.Held, error) bool) {
+		var err error
+		var all iter.Seq2[rotation.Held, error]
+		if err = s.wire.call(func() error { all = s.Store.Held(ctx, a); return nil }); err != nil {
+			yield(rotation.Held{}, err)
+			return
+		}
+		all(yield)
+	}
+}
+
 func (s wired) PutPending(ctx context.Context, a *rotation.Attempt, v rotators.Secret) error {
 	return s.wire.call(func() error { return s.Store.PutPending(ctx, a, v) })
 }

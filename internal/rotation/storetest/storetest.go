@@ -5,6 +5,7 @@ package storetest
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -27,6 +28,8 @@ type Fixture struct {
 	// Revert has readers get the first value again, around the store, after a
 	// promotion.
 	Revert func()
+	// Label puts a label of the owner's own on the current version, around the store.
+	Label func(string)
 	// Current reads what readers get, around the store.
 	Current func() rotators.Secret
 	// Tags reads the secret's tags, around the store.
@@ -36,6 +39,7 @@ type Fixture struct {
 // Run checks a store. newFixture is called anew for every check.
 func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 	next, other := rotators.NewSecret("the next value"), rotators.NewSecret("another value")
+	last := rotators.NewSecret("the last value")
 	for _, c := range []struct {
 		name string
 		run  func(t *testing.T, ctx context.Context, f Fixture)
@@ -191,6 +195,82 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 			want(t, f, a, rotation.CurrentValue, f.First)
 			want(t, f, a, rotation.PreviousValue, next)
 		}},
+		{"what every labelled version holds", func(t *testing.T, ctx context.Context, f Fixture) {
+			// Before: the first value is current.
+			token := f.Begin()
+			held(t, f, token, uses{f.First.Reveal(): rotators.InUse})
+			if err := f.Store.PutPending(ctx, load(t, ctx, f, token), next); err != nil {
+				t.Fatal(err)
+			}
+			a := load(t, ctx, f, token)
+			a.Tags.Retire = a.Current
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+			held(t, f, token, uses{next.Reveal(): rotators.InUse, f.First.Reveal(): rotators.Former})
+			// The order hides the version before the current one, which is another now.
+			f.Put(other)
+			held(t, f, token, uses{other.Reveal(): rotators.InUse, next.Reveal(): rotators.Former, f.First.Reveal(): rotators.Former})
+			a = load(t, ctx, f, token)
+			if a.Former == a.Previous || a.Previous != a.Tags.Retire {
+				t.Errorf("the version before the current one is %q, the one to retire %q and the previous one %q", a.Former, a.Tags.Retire, a.Previous)
+			}
+			// The owner's own label keeps a version, however old it is.
+			f.Label("blue")
+			f.Put(last)
+			held(t, f, token, uses{last.Reveal(): rotators.InUse, other.Reveal(): rotators.InUse, f.First.Reveal(): rotators.Former})
+		}},
+		{"an order to retire the owner's labelled version holds", func(t *testing.T, ctx context.Context, f Fixture) {
+			f.Label("blue")
+			token := f.Begin()
+			if err := f.Store.PutPending(ctx, load(t, ctx, f, token), next); err != nil {
+				t.Fatal(err)
+			}
+			a := load(t, ctx, f, token)
+			a.Tags.Retire = a.Current
+			if err := f.Store.Promote(ctx, a); err != nil {
+				t.Fatal(err)
+			}
+			held(t, f, token, uses{next.Reveal(): rotators.InUse, f.First.Reveal(): rotators.Former})
+		}},
+		{"a promoted value that was overwritten is found", func(t *testing.T, ctx context.Context, f Fixture) {
+			store, ok := f.Store.(rotation.Driven)
+			if !ok {
+				return // Secrets Manager keeps the version
+			}
+			token := f.Begin()
+			if err := f.Store.PutPending(ctx, load(t, ctx, f, token), next); err != nil {
+				t.Fatal(err)
+			}
+			promoted := func(want bool) string {
+				t.Helper()
+				a := load(t, ctx, f, token)
+				version, err := store.Promoted(ctx, a)
+				if err != nil || (version != "") != want {
+					t.Fatalf("got %q (%v)", version, err)
+				}
+				return version
+			}
+			promoted(false)
+			if err := f.Store.Promote(ctx, load(t, ctx, f, token)); err != nil {
+				t.Fatal(err)
+			}
+			promoted(false)
+			for _, v := range []rotators.Secret{other, last} {
+				f.Put(v)
+				version := promoted(true)
+				a := load(t, ctx, f, token)
+				a.Tags.Retire, a.Tags.RetireAt = version, time.Now().Add(time.Hour)
+				if err := store.Order(ctx, a); err != nil {
+					t.Fatal(err)
+				}
+				a = load(t, ctx, f, token)
+				if f.Tags()[rotation.TagRetire] != a.Tags.RetireOrder() || a.Tags.Retire != version {
+					t.Errorf("the tags are %v", f.Tags())
+				}
+				want(t, f, a, rotation.PreviousValue, next)
+			}
+		}},
 		{"the empty token finds the attempt that is open", func(t *testing.T, ctx context.Context, f Fixture) {
 			if a := load(t, ctx, f, ""); a.State != rotation.Current {
 				t.Errorf("before: the state is %s", a.State)
@@ -258,6 +338,23 @@ func load(t *testing.T, ctx context.Context, f Fixture, token string) *rotation.
 		t.Fatal(err)
 	}
 	return a
+}
+
+type uses map[string]rotators.Use // by value
+
+// held checks what the versions hold that a label or an order names.
+func held(t *testing.T, f Fixture, token string, want uses) {
+	t.Helper()
+	got := uses{}
+	for h, err := range f.Store.Held(t.Context(), load(t, t.Context(), f, token)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[h.Value.Reveal()] = max(got[h.Value.Reveal()], h.Use)
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("it holds %v, want %v", got, want)
+	}
 }
 
 func want(t *testing.T, f Fixture, a *rotation.Attempt, which rotation.Which, value rotators.Secret) {
