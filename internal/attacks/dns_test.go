@@ -74,13 +74,6 @@ func (z *zone) set(host string, answer func(look int) answer) {
 	z.names[strings.ToLower(host)] = &name{answer: answer}
 }
 
-// looks is how often the address of a name was asked for.
-func (z *zone) looks(host string) int {
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	return z.names[strings.ToLower(host)].looks
-}
-
 // Types of records, and the code of a name that does not exist (RFC 1035, 4.1.1 and 3.2.2).
 const (
 	typeA, typeCNAME = 1, 5

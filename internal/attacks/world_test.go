@@ -64,7 +64,7 @@ type world struct {
 
 	// What the columns of the table ask for.
 	secret  []string // texts that nobody may see: passwords of people, admins' logins
-	own     []string // users that the attacker's own secrets are for
+	own     []string // users that the attacker's own secrets are for; on MariaDB perhaps with @ and the host
 	readers []reader // applications that must go on
 	taps    []*relay // of the attacker's, on the path
 }
@@ -419,7 +419,7 @@ func (w *world) outcome() outcome {
 	for d, before := range w.stored {
 		for _, user := range changed(before, d.stored(w.t)) {
 			name, _, _ := strings.Cut(user, "@")
-			if !slices.Contains(w.own, name) {
+			if !slices.Contains(w.own, name) && !slices.Contains(w.own, user) {
 				add(takeover, "%s: user %s", d.engine, user)
 			}
 		}
