@@ -80,7 +80,7 @@ func abroad(w *world) *localaws.Server {
 	cfg := w.config(&twoAccounts{bank: server.URL, tenant: w.endpoint})
 	cfg.BaseEndpoint = &server.URL
 	w.context = &lambdacontext.LambdaContext{InvokedFunctionArn: "arn:aws:lambda:us-east-1:" + bankAccount + ":function:" + secretFunction}
-	w.install(cfg)
+	w.install(cfg, registry(cfg))
 	return bank
 }
 
@@ -140,7 +140,7 @@ func (n namesake) run(w *world, d *database, named bool) {
 		fields = []any{"host", nil, "port", nil, "dbInstanceIdentifier", "shop"}
 	}
 	mine := account{"mine", "the-Tenants-own-1"}
-	d.fake.knows = []string{mine.password}
+	d.fake.behaves(conduct{knows: []string{mine.password}})
 	arn := w.newSecret("tenant", d.value(mine, fields...), "rekey:strategy", "single-user", "rekey:admin", n.admin(w, bank, d))
 	_ = w.rotate(arn)
 	if said := w.lastError(); !strings.Contains(said, "is for another server") {

@@ -34,14 +34,17 @@ type fake struct {
 	logins      []login
 	sent        bytes.Buffer // what clients sent, TLS taken off
 
-	// How it behaves in the test that runs.
-	knows    []string                    // passwords by which it can pass for a server where a login proves the server too (SCRAM)
-	speaks   string                      // another engine than its own; "": its own
-	refuses  func(user string) bool      // nil: nobody
-	replica  bool                        // it says that it is a read-only replica
-	huge     bool                        // once somebody is let in, it answers with lengths that no memory holds
-	account  string                      // what it says the account of a MySQL login is; "": user@%
-	answered func(user, password string) // called with each login that it lets in; nil: not
+	conduct conduct
+}
+
+// conduct is how a fake behaves in the test that runs. The zero conduct lets everybody in.
+type conduct struct {
+	speaks  string   // another engine than its own; "": its own
+	knows   []string // passwords by which it can pass for a server where a login proves the server too (SCRAM)
+	refuses bool     // it lets nobody in
+	replica bool     // it says that it is a read-only replica
+	huge    bool     // once somebody is let in, it answers with lengths that no memory holds
+	account string   // what it says the account of a MySQL login is; "": user@%
 }
 
 // login is what a client sent to be let in.
@@ -52,12 +55,18 @@ type login struct {
 	tls      bool
 }
 
+// behaves has a fake behave so from the next connection on.
+func (f *fake) behaves(c conduct) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.conduct = c
+}
+
 // reset has a fake forget all, and behave well.
 func (f *fake) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.connections, f.logins, f.knows, f.speaks = 0, nil, nil, ""
-	f.refuses, f.replica, f.huge, f.account, f.answered = nil, false, false, "", nil
+	f.connections, f.logins, f.conduct = 0, nil, conduct{}
 	f.sent.Reset()
 }
 
@@ -93,17 +102,11 @@ func (f *fake) reached() int {
 }
 
 // enter takes a login down, and reports whether it is let in.
-func (f *fake) enter(l login) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.logins = append(f.logins, l)
-	if f.refuses != nil && f.refuses(l.user) {
-		return false
-	}
-	if f.answered != nil {
-		f.answered(l.user, l.password)
-	}
-	return true
+func (p *peer) enter(l login) bool {
+	p.fake.mu.Lock()
+	defer p.fake.mu.Unlock()
+	p.fake.logins = append(p.fake.logins, l)
+	return !p.refuses
 }
 
 func newFake(engine, address string, port int, certificate tls.Certificate) (*fake, error) {
@@ -121,13 +124,8 @@ func newFake(engine, address string, port int, certificate tls.Certificate) (*fa
 			}
 			go func() {
 				defer conn.Close()
-				p := &peer{fake: f}
-				p.use(conn)
-				f.mu.Lock()
-				f.connections++
-				speaks := cmp.Or(f.speaks, f.engine)
-				f.mu.Unlock()
-				_ = serve[speaks](p) // an error is the client's goodbye
+				p := f.meet(conn)
+				_ = serve[cmp.Or(p.speaks, f.engine)](p) // an error is the client's goodbye
 			}()
 		}
 	}()
@@ -136,10 +134,21 @@ func newFake(engine, address string, port int, certificate tls.Certificate) (*fa
 
 // peer is one connection to a fake.
 type peer struct {
-	*fake
+	fake *fake
+	conduct
 	net.Conn
 	in     *bufio.Reader
 	secure bool
+}
+
+// meet takes a connection in.
+func (f *fake) meet(conn net.Conn) *peer {
+	f.mu.Lock()
+	f.connections++
+	p := &peer{fake: f, conduct: f.conduct}
+	f.mu.Unlock()
+	p.use(conn)
+	return p
 }
 
 // use reads and writes a connection from now on, and records what comes.
@@ -151,7 +160,7 @@ func (p *peer) use(conn net.Conn) {
 // startTLS does what the client has asked for. What was read of the connection already is
 // read again.
 func (p *peer) startTLS() {
-	secured := tls.Server(&buffered{p.Conn, p.in}, &tls.Config{Certificates: []tls.Certificate{p.certificate}})
+	secured := tls.Server(&buffered{p.Conn, p.in}, &tls.Config{Certificates: []tls.Certificate{p.fake.certificate}})
 	p.secure = true
 	p.use(secured)
 }
@@ -223,7 +232,7 @@ func (f *fake) redis(p *peer) error {
 		case command == "HELLO":
 			reply = "-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n"
 		case command == "AUTH":
-			if !f.enter(login{user: args[1], password: args[len(args)-1], tls: p.secure}) {
+			if !p.enter(login{user: args[1], password: args[len(args)-1], tls: p.secure}) {
 				reply = "-WRONGPASS invalid username-password pair or user is disabled.\r\n"
 			}
 		case command == "INFO":
@@ -235,7 +244,7 @@ func (f *fake) redis(p *peer) error {
 		case command == "CONFIG" && strings.EqualFold(args[1], "GET"):
 			reply = "*2\r\n" + bulk(args[2]) + bulk("")
 		}
-		if f.huge && strings.ToUpper(args[0]) == "INFO" {
+		if p.huge && strings.ToUpper(args[0]) == "INFO" {
 			reply = "$2147483000\r\n" + strings.Repeat("x", 1024)
 		}
 		if _, err := io.WriteString(p, reply); err != nil {
@@ -243,6 +252,9 @@ func (f *fake) redis(p *peer) error {
 		}
 	}
 }
+
+// keys are what SCRAM makes of passwords, by the password.
+var keys sync.Map
 
 // postgres speaks version 3 of the protocol. By TLS it asks for the password itself,
 // without TLS for SCRAM.
@@ -321,9 +333,14 @@ func (f *fake) postgres(p *peer) error {
 			h.Write([]byte(text))
 			return h.Sum(nil)
 		}
+		// Each is computed once: the salt is the same always.
 		salted := func(password string) []byte {
-			key, _ := pbkdf2.Key(sha256.New, password, salt, 4096, sha256.Size)
-			return key
+			key, ok := keys.Load(password)
+			if !ok {
+				key, _ = pbkdf2.Key(sha256.New, password, salt, 4096, sha256.Size)
+				keys.Store(password, key)
+			}
+			return key.([]byte)
 		}
 		l.proves = func(password string) bool {
 			key := mac(salted(password), "Client Key")
@@ -332,18 +349,18 @@ func (f *fake) postgres(p *peer) error {
 			subtle.XORBytes(want, key, mac(stored[:], message))
 			return bytes.Equal(want, sent)
 		}
-		known := slices.IndexFunc(f.knows, l.proves)
+		known := slices.IndexFunc(p.knows, l.proves)
 		if known < 0 {
-			f.enter(l)
+			p.enter(l)
 			return send('E', wrong)
 		}
-		l.password = f.knows[known]
+		l.password = p.knows[known]
 		signature := mac(mac(salted(l.password), "Server Key"), message)
 		if err := send('R', integer(12)+"v="+base64.StdEncoding.EncodeToString(signature)); err != nil {
 			return err
 		}
 	}
-	if !f.enter(l) {
+	if !p.enter(l) {
 		return send('E', wrong)
 	}
 	if err := send('R', integer(0)); err != nil {
@@ -352,7 +369,7 @@ func (f *fake) postgres(p *peer) error {
 	if err := send('S', "server_version\x0015.0\x00"); err != nil {
 		return err
 	}
-	if f.huge {
+	if p.huge {
 		_, err := io.WriteString(p, "S\x7f\xff\xff\xff"+strings.Repeat("x", 1024))
 		return err
 	}
@@ -364,7 +381,7 @@ func (f *fake) postgres(p *peer) error {
 		if err != nil || kind == 'X' {
 			return err
 		}
-		if f.replica && strings.Contains(string(body), "ROLE") {
+		if p.replica && strings.Contains(string(body), "ROLE") {
 			err = send('E', "SERROR\x00C25006\x00Mcannot execute ALTER ROLE in a read-only transaction\x00\x00")
 		} else {
 			err = send('C', "SELECT 1\x00")
@@ -428,7 +445,7 @@ func (f *fake) mysql(p *peer) error {
 		return bytes.Equal(want, answer)
 	}}
 	const ok = "\x00\x00\x00\x02\x00\x00\x00"
-	if !f.enter(l) {
+	if !p.enter(l) {
 		return send("\xff\x15\x04#28000Access denied")
 	}
 	if err := send(ok); err != nil {
@@ -440,20 +457,20 @@ func (f *fake) mysql(p *peer) error {
 		if err != nil || command[0] == 1 { // COM_QUIT
 			return err
 		}
-		if f.huge { // so many columns
+		if p.huge { // so many columns
 			return send("\xfe\x00\x00\x00\x00\x00\x01\x00\x00")
 		}
 		statement := string(command[1:])
 		var row []string
 		switch {
 		case strings.Contains(statement, "CURRENT_USER()"):
-			row = []string{version, f.account}
-			if f.account == "" {
+			row = []string{version, p.account}
+			if p.account == "" {
 				row[1] = l.user + "@%"
 			}
 		case strings.Contains(statement, "read_only"):
 			row = []string{"0", "0"}
-			if f.replica {
+			if p.replica {
 				row = []string{"1", "1"}
 			}
 		case strings.HasPrefix(statement, "SELECT"):
@@ -539,6 +556,13 @@ func (r *relay) reset() {
 	defer r.mu.Unlock()
 	r.sent.Reset()
 	r.count, r.intercept = 0, nil
+}
+
+// intercepts has f see each connection before it is passed on.
+func (r *relay) intercepts(f func(n int, conn net.Conn) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.intercept = f
 }
 
 // holds reports whether clients have sent a text through the relay.

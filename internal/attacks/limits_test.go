@@ -25,7 +25,7 @@ func TestNoSpellingLeadsPastTheHostsThatAreAllowed(t *testing.T) {
 				dns.set(h, to(fakeAddress))
 			}
 			mine := account{"mine", "my-Own-password-1"}
-			d.fake.knows = []string{mine.password}
+			d.fake.behaves(conduct{knows: []string{mine.password}})
 			arn := w.newSecret(fmt.Sprintf("mine/%d", serial.Add(1)), d.value(mine, "host", h, "ssl", false))
 			_ = w.rotate(arn)
 			if n := d.fake.reached(); n > 0 {
@@ -57,7 +57,7 @@ func TestNothingIsSentWithoutTLSWhereItIsRequired(t *testing.T) {
 		w := newWorld(t, "REKEY_REQUIRE_TLS", "true")
 		h := host(to(fakeAddress))
 		mine := account{"mine", "my-Own-password-1"}
-		d.fake.knows = []string{mine.password, d.admin.password}
+		d.fake.behaves(conduct{knows: []string{mine.password, d.admin.password}})
 		values := []string{
 			d.value(mine, "host", h, "ssl", false),
 			d.value(mine, "host", h, "ssl", "FALSE"),
@@ -91,7 +91,7 @@ func TestNoAdminActsThatWasNotDelegated(t *testing.T) {
 		// The admin's login would show at the fake, where the value's own user is let in.
 		h := host(to(fakeAddress))
 		mine := account{"mine", "my-Own-password-1"}
-		d.fake.knows = []string{mine.password, d.admin.password}
+		d.fake.behaves(conduct{knows: []string{mine.password, d.admin.password}})
 		other := func(tag string) string {
 			return w.newSecret(fmt.Sprintf("dba/%d", serial.Add(1)), d.value(d.admin, "host", h), "rekey:admin-for", tag)
 		}

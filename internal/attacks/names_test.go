@@ -139,8 +139,7 @@ func TestANameProvesNothing(t *testing.T) {
 func replica(w *world, d *database, looks int, byAdmin, clear bool) {
 	victim := w.person(d, "payments")
 	mine := account{victim.user, "attackers-Old-1"}
-	d.fake.reset()
-	d.fake.replica, d.fake.knows = true, []string{mine.password}
+	d.fake.behaves(conduct{replica: true, knows: []string{mine.password}})
 	h := host(rebind(answer{addresses: []string{fakeAddress}}, looks, answer{cname: d.host, addresses: []string{bankAddress}}))
 	var ssl any
 	if clear {
@@ -182,7 +181,7 @@ func TestTheDryTestSendsTheCurrentPasswordAlone(t *testing.T) {
 		owner := w.person(d, "shop")
 		arn := w.newSecret(fmt.Sprintf("dry/%d", serial.Add(1)), d.value(owner))
 		w.put(arn, d.value(account{owner.user, "anything-At-all-0"}, "host", host(to(fakeAddress))))
-		d.fake.refuses = func(string) bool { return true }
+		d.fake.behaves(conduct{refuses: true})
 		all = append(all, dry{d, arn})
 	}
 	// They wait for a pending value, all at once.

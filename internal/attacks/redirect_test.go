@@ -109,9 +109,7 @@ func (r redirect) run(w *world, d *database, strategy string, depth int, lets bo
 
 	h := host(to(fakeAddress))
 	w.cloud.AddDBInstance(localaws.DBInstance{DBInstanceIdentifier: "trap", Engine: d.engine, Endpoint: &localaws.Endpoint{Address: h, Port: d.port}})
-	d.fake.reset()
-	d.fake.speaks = r.speaks
-	d.fake.refuses = func(string) bool { return !lets }
+	d.fake.behaves(conduct{speaks: r.speaks, refuses: !lets})
 	for range depth {
 		w.put(arn, r.written(d, user, h))
 	}
@@ -163,7 +161,7 @@ func TestAParametersOlderPasswordGoesOnlyWhereItsOwnValueWent(t *testing.T) {
 	for _, d := range []*database{bankPostgres, bankMariaDB, bankRedis, clearRedis} {
 		for _, path := range []bool{false, true} {
 			w := newWorld(t)
-			d.fake.refuses = func(string) bool { return true }
+			d.fake.behaves(conduct{refuses: true})
 			for _, r := range redirects {
 				if r.says(d) && r.speaks == "" && r.path == path {
 					r.ofParameter(w, d, false)
@@ -211,9 +209,7 @@ func TestAPendingPasswordGoesOnlyWhereItsOwnValueWent(t *testing.T) {
 				w.own = append(w.own, owner.user)
 				arn := w.newSecret(fmt.Sprintf("shop/%d", serial.Add(1)), d.value(owner))
 				h := host(to(fakeAddress))
-				d.fake.reset()
-				d.fake.speaks = r.speaks
-				d.fake.refuses = func(string) bool { return true }
+				d.fake.behaves(conduct{speaks: r.speaks, refuses: true})
 				w.before = func(step string) {
 					if step != "setSecret" {
 						return

@@ -63,7 +63,7 @@ func (r rebinding) prepare(w *world, looks int) (fire, verify func()) {
 			w.check(d.evil.create(t.Context(), yours.user, latest))
 		}
 	} else {
-		d.fake.knows = []string{old, latest}
+		d.fake.behaves(conduct{knows: []string{old, latest}})
 	}
 	h := host(rebind(answer{addresses: []string{r.address}}, looks, answer{cname: d.host, addresses: []string{bankAddress}}))
 	var ssl any

@@ -40,6 +40,26 @@ import (
 
 var serial atomic.Int64
 
+// nowadays is the AWS of the test that runs, behind the one gate that all tests use: so the
+// rotators can be the same for all, which read the certificates of the authorities once.
+var nowadays atomic.Pointer[localaws.Server]
+
+// gate returns the address of the gate.
+var gate = sync.OnceValue(func() string {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { nowadays.Load().ServeHTTP(w, r) })).URL
+})
+
+// registry makes the rotators that ship.
+func registry(cfg aws.Config) rotators.Registry {
+	pg, my, rd := postgres.New(cfg, nil), mysql.New(cfg, nil), redis.New(cfg, nil)
+	return rotators.Registry{
+		"postgres": pg, "postgresql": pg, "mysql": my, "mariadb": my, "redis": rd, "valkey": rd, "generated": generated.New(),
+	}
+}
+
+// shared are the rotators of all tests with one account.
+var shared = sync.OnceValue(func() rotators.Registry { return registry((&world{endpoint: gate()}).config(http.DefaultTransport)) })
+
 // world is an AWS account in which rekey is installed, with the bank's databases beside it.
 // Its functions may read every secret and parameter: no policy helps them.
 type world struct {
@@ -95,10 +115,9 @@ func newWorld(t *testing.T, environment ...string) *world {
 			return localaws.None
 		},
 	})
-	server := httptest.NewServer(w.cloud)
-	t.Cleanup(server.Close)
 	t.Cleanup(w.cloud.Close)
-	w.endpoint = server.URL
+	nowadays.Store(w.cloud)
+	w.endpoint = gate()
 	cfg := w.config(http.DefaultTransport)
 	w.secrets, w.ssm, w.sqs = secretsmanager.NewFromConfig(cfg), ssm.NewFromConfig(cfg), sqs.NewFromConfig(cfg)
 	if _, err := w.cloud.AddQueue(orders, map[string]string{"FifoQueue": "true", "VisibilityTimeout": "930"}); err != nil {
@@ -115,7 +134,7 @@ func newWorld(t *testing.T, environment ...string) *world {
 	t.Setenv("REKEY_SSM_WRITES_PER_SECOND", "1000") // nothing here is about the quota
 
 	w.context = &lambdacontext.LambdaContext{InvokedFunctionArn: w.cloud.FunctionARN(secretFunction)}
-	w.install(cfg)
+	w.install(cfg, shared())
 	for _, d := range []*database{bankPostgres, bankMariaDB, bankRedis, clearRedis} {
 		w.secret = append(w.secret, d.admin.password)
 		d.fake.reset()
@@ -128,16 +147,12 @@ func newWorld(t *testing.T, environment ...string) *world {
 }
 
 // install makes the functions that ship, which log to a file.
-func (w *world) install(cfg aws.Config) {
+func (w *world) install(cfg aws.Config, registry rotators.Registry) {
 	w.t.Helper()
 	var err error
 	w.file, err = os.Create(filepath.Join(w.t.TempDir(), "log"))
 	w.check(err)
 	w.t.Cleanup(func() { _ = w.file.Close() })
-	pg, my, rd := postgres.New(cfg, nil), mysql.New(cfg, nil), redis.New(cfg, nil)
-	registry := rotators.Registry{
-		"postgres": pg, "postgresql": pg, "mysql": my, "mariadb": my, "redis": rd, "valkey": rd, "generated": generated.New(),
-	}
 	var rotator lambda.Handler
 	w.logging(func() {
 		rotator, w.worker = functions.SecretRotator(cfg, registry), functions.ParameterRotator(cfg, registry)
