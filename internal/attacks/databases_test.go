@@ -37,7 +37,8 @@ type database struct {
 
 	evil *database // the attacker's real server, at the same port of realAddress; Redis has none
 	fake *fake     // the attacker's fake, at the same port of fakeAddress
-	tap  *relay    // between the fake's address and the fake, or in front of evil
+	tap  *relay    // in front of evil
+	path *relay    // in front of the bank's server, made when it is needed
 }
 
 // account is a user with a password.

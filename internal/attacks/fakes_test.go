@@ -29,15 +29,17 @@ type fake struct {
 	engine      string
 	certificate tls.Certificate
 
-	mu     sync.Mutex
-	logins []login
-	sent   bytes.Buffer // what clients sent, TLS taken off
+	mu          sync.Mutex
+	connections int
+	logins      []login
+	sent        bytes.Buffer // what clients sent, TLS taken off
 
 	// How it behaves in the test that runs.
 	knows    []string                    // passwords by which it can pass for a server where a login proves the server too (SCRAM)
 	speaks   string                      // another engine than its own; "": its own
 	refuses  func(user string) bool      // nil: nobody
 	replica  bool                        // it says that it is a read-only replica
+	huge     bool                        // once somebody is let in, it answers with lengths that no memory holds
 	account  string                      // what it says the account of a MySQL login is; "": user@%
 	answered func(user, password string) // called with each login that it lets in; nil: not
 }
@@ -54,7 +56,8 @@ type login struct {
 func (f *fake) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.speaks, f.logins, f.knows, f.refuses, f.replica, f.account, f.answered = "", nil, nil, nil, false, "", nil
+	f.connections, f.logins, f.knows, f.speaks = 0, nil, nil, ""
+	f.refuses, f.replica, f.huge, f.account, f.answered = nil, false, false, "", nil
 	f.sent.Reset()
 }
 
@@ -80,6 +83,13 @@ func (f *fake) seen() (users []string) {
 		users = append(users, l.user)
 	}
 	return users
+}
+
+// reached is how many connections were made to a fake.
+func (f *fake) reached() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.connections
 }
 
 // enter takes a login down, and reports whether it is let in.
@@ -114,6 +124,7 @@ func newFake(engine, address string, port int, certificate tls.Certificate) (*fa
 				p := &peer{fake: f}
 				p.use(conn)
 				f.mu.Lock()
+				f.connections++
 				speaks := cmp.Or(f.speaks, f.engine)
 				f.mu.Unlock()
 				_ = serve[speaks](p) // an error is the client's goodbye
@@ -223,6 +234,9 @@ func (f *fake) redis(p *peer) error {
 			reply = "*0\r\n"
 		case command == "CONFIG" && strings.EqualFold(args[1], "GET"):
 			reply = "*2\r\n" + bulk(args[2]) + bulk("")
+		}
+		if f.huge && strings.ToUpper(args[0]) == "INFO" {
+			reply = "$2147483000\r\n" + strings.Repeat("x", 1024)
 		}
 		if _, err := io.WriteString(p, reply); err != nil {
 			return err
@@ -338,6 +352,10 @@ func (f *fake) postgres(p *peer) error {
 	if err := send('S', "server_version\x0015.0\x00"); err != nil {
 		return err
 	}
+	if f.huge {
+		_, err := io.WriteString(p, "S\x7f\xff\xff\xff"+strings.Repeat("x", 1024))
+		return err
+	}
 	for {
 		if err := send('Z', "I"); err != nil {
 			return err
@@ -421,6 +439,9 @@ func (f *fake) mysql(p *peer) error {
 		command, err := receive()
 		if err != nil || command[0] == 1 { // COM_QUIT
 			return err
+		}
+		if f.huge { // so many columns
+			return send("\xfe\x00\x00\x00\x00\x00\x01\x00\x00")
 		}
 		statement := string(command[1:])
 		var row []string

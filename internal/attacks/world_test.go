@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -50,12 +51,14 @@ type world struct {
 	sqs      *sqs.Client
 
 	rotator function
+	context *lambdacontext.LambdaContext // what Lambda tells the functions
 	worker  lambda.Handler
 	file    *os.File // that the functions log to
 
 	open   map[string]string // the token of a rotation that is under way, by the secret's ARN
 	before func(step string) // called before each step of Secrets Manager's; nil: not
 	race   func(localaws.Call)
+	mu     sync.Mutex
 	errs   []error // of the functions
 	stored map[*database]map[string]string
 
@@ -63,6 +66,7 @@ type world struct {
 	secret  []string // texts that nobody may see: passwords of people, admins' logins
 	own     []string // users that the attacker's own secrets are for
 	readers []reader // applications that must go on
+	taps    []*relay // of the attacker's, on the path
 }
 
 // reader is an application that logs in with what a secret or parameter says.
@@ -110,6 +114,7 @@ func newWorld(t *testing.T, environment ...string) *world {
 	t.Setenv("REKEY_QUEUE_URL", w.cloud.QueueURL(w.endpoint, orders))
 	t.Setenv("REKEY_SSM_WRITES_PER_SECOND", "1000") // nothing here is about the quota
 
+	w.context = &lambdacontext.LambdaContext{InvokedFunctionArn: w.cloud.FunctionARN(secretFunction)}
 	w.install(cfg)
 	for _, d := range []*database{bankPostgres, bankMariaDB, bankRedis, clearRedis} {
 		w.secret = append(w.secret, d.admin.password)
@@ -158,9 +163,9 @@ func (w *world) logging(makes func()) {
 	makes()
 }
 
-// lambda is what Lambda tells a function of this account.
+// lambda returns the context that Lambda calls a function with.
 func (w *world) lambda(ctx context.Context) context.Context {
-	return lambdacontext.NewContext(ctx, &lambdacontext.LambdaContext{InvokedFunctionArn: w.cloud.FunctionARN(secretFunction)})
+	return lambdacontext.NewContext(ctx, w.context)
 }
 
 type function func(context.Context, []byte) ([]byte, error)
@@ -168,6 +173,8 @@ type function func(context.Context, []byte) ([]byte, error)
 func (f function) Invoke(ctx context.Context, payload []byte) ([]byte, error) { return f(ctx, payload) }
 
 func (w *world) heard(err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if err != nil {
 		w.errs = append(w.errs, err)
 	}
@@ -260,7 +267,7 @@ func (w *world) rotate(arn string) error {
 	w.t.Helper()
 	token := w.open[arn]
 	if token == "" {
-		token = fmt.Sprintf("00000000-0000-4000-8000-%012d", serial.Add(1))
+		token = newToken()
 	}
 	err := w.start(arn, token, true)
 	delete(w.open, arn)
@@ -281,7 +288,7 @@ func (w *world) enable(arn string) {
 
 // dry turns rotation on, and returns how testSecret ended.
 func (w *world) dry(arn string) error {
-	return w.start(arn, fmt.Sprintf("00000000-0000-4000-8000-%012d", serial.Add(1)), false)
+	return w.start(arn, newToken(), false)
 }
 
 func (w *world) start(arn, token string, now bool) error {
@@ -433,6 +440,13 @@ func (w *world) outcome() outcome {
 			}
 		}
 	}
+	for _, tap := range w.taps {
+		for _, text := range w.secret {
+			if tap.holds(text) {
+				add(sent, "%.6s.. has passed the path as it is", text)
+			}
+		}
+	}
 	lines := w.lines()
 	for _, text := range w.secret {
 		for _, err := range w.errs {
@@ -470,4 +484,9 @@ func (w *world) nothing() {
 			w.t.Logf("a function failed: %v", err)
 		}
 	}
+}
+
+// parameterOf is a SecureString.
+func parameterOf(name, value string) localaws.Parameter {
+	return localaws.Parameter{Name: name, Type: "SecureString", Value: value}
 }
