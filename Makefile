@@ -11,9 +11,9 @@ GOBUILD := CGO_ENABLED=0 go build -tags lambda.norpc -trimpath -ldflags='-s -w'
 ZIP         := go run github.com/aws/aws-lambda-go/cmd/build-lambda-zip
 STATICCHECK := $(CURDIR)/build/staticcheck
 
-# What the tests run that is not Go: brings the tools that it is named, if they are
-# missing, into a folder of the user's own, and prints the folder of each one's
-# programs. It installs nothing and starts no service: internal/tools says how.
+# Servers and tools that are not written in Go: FETCH unpacks the named ones that are
+# missing into a folder of the user's own, and prints the folder of their programs.
+# Nothing is installed and no service is started: see internal/tools.
 FETCH := go run ./internal/tools/fetch
 
 .DEFAULT_GOAL := help

@@ -82,9 +82,14 @@ type parameterRotator struct {
 	err      error // a mistake in the environment
 }
 
-// comeBack is after how many seconds a message that failed is tried again. It
-// is as long as a deleted parameter's name must rest.
-const comeBack = 30
+// After how many seconds a message that failed is tried again.
+const (
+	// comeBack is as long as a deleted parameter's name must rest.
+	comeBack = 30
+	// atOnce is for messages that no worker of this version takes. Until such a message
+	// is a dead letter it holds up its parameter's others.
+	atOnce = 0
+)
 
 // Invoke implements lambda.Handler.
 func (h *parameterRotator) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
@@ -94,14 +99,14 @@ func (h *parameterRotator) Invoke(ctx context.Context, payload []byte) ([]byte, 
 	record, m, err := readMessage(payload, function(ctx))
 	if err == nil {
 		if err := h.carryOut(ctx, m); err != nil {
-			return nil, h.failed(ctx, record, err)
+			return nil, h.failed(ctx, record, err, comeBack)
 		}
 		return []byte("null"), nil
 	}
 	// The engine logs what fails in a step. This fails before.
 	err = &EventError{err}
 	h.engine.Log.ErrorContext(ctx, "event", "messageId", record.MessageId, "error", err.Error())
-	return nil, h.failed(ctx, record, err)
+	return nil, h.failed(ctx, record, err, atOnce)
 }
 
 // readMessage decodes an event of one message, and checks all that can be known of the
@@ -130,14 +135,14 @@ func readQueueEvent(payload []byte) (events.SQSMessage, error) {
 	return event.Records[0], nil
 }
 
-// failed has the message come back sooner than it would by itself: it is kept
-// from others for as long as the function may run.
-func (h *parameterRotator) failed(ctx context.Context, m events.SQSMessage, err error) error {
+// failed has the message come back after some seconds, sooner than it would by itself:
+// it is kept from others for as long as the function may run.
+func (h *parameterRotator) failed(ctx context.Context, m events.SQSMessage, err error, seconds int32) error {
 	if m.ReceiptHandle == "" {
 		return err
 	}
 	_, changeErr := h.queue.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
-		QueueUrl: &h.url, ReceiptHandle: &m.ReceiptHandle, VisibilityTimeout: comeBack,
+		QueueUrl: &h.url, ReceiptHandle: &m.ReceiptHandle, VisibilityTimeout: seconds,
 	})
 	if changeErr != nil {
 		h.engine.Log.WarnContext(ctx, "the message comes back later than it should", "messageId", m.MessageId, "error", changeErr.Error())

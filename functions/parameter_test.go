@@ -551,12 +551,13 @@ func TestAParameterMadeAnew(t *testing.T) {
 				t.Fatal(err)
 			}
 			value := p.first
-			pending := asJSON(p.user, "the second password")
+			const second = "The-second.password_of-the-app-2" // of the length and characters of generated ones
+			pending := asJSON(p.user, second)
 			if err := store.PutPending(t.Context(), a, rotators.NewSecret(pending)); err != nil {
 				t.Fatal(err)
 			}
 			if c.pending {
-				if err := database.Exec(t.Context(), fmt.Sprintf("ALTER ROLE %s PASSWORD 'the second password'", p.user)); err != nil {
+				if err := database.Exec(t.Context(), fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", p.user, second)); err != nil {
 					t.Fatal(err)
 				}
 				value = pending

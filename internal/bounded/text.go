@@ -1,25 +1,30 @@
 package bounded
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// MaxText is how many bytes of one text of a server's are shown. The longest error
+// MaxText is how many bytes a text of a server's may have to be shown. The longest error
 // that the three engines were seen to write for what rekey asks has 300.
 const MaxText = 1 << 10
 
 // Mark stands where a text was cut off.
 const Mark = " [cut]"
 
-// Text is what a server said, to be shown in an error: at most MaxText bytes of it, in
-// one line, and printable.
+// Text is what a server said, to be shown in an error in one line, and printable. Of a
+// text that would be longer than MaxText it says the length alone: a part of the text
+// could end in a part of a value, which nothing would know for one.
 func Text(said string) string {
-	// An escaped text is never shorter, so that no more than this can be shown. All
-	// characters that begin within MaxText are whole in it.
-	return Cut(escape(said[:min(len(said), MaxText+utf8.UTFMax)], ""), MaxText)
+	if len(said) <= MaxText {
+		if shown := escape(said, ""); len(shown) <= MaxText {
+			return shown
+		}
+	}
+	return fmt.Sprintf("(%d bytes, which are too many to be shown)", len(said))
 }
 
 // Lines is a text to be shown that may have lines and tabs: all else that is not

@@ -73,7 +73,12 @@ func IsPanic(err error) bool {
 // mask knows the values of one attempt and hides them in texts.
 type mask struct {
 	forms []string
+	known map[string]int // how deep texts were looked into
 }
+
+// deepest is how deep values are looked for in values: a URL in a field of an object in a
+// text. Whoever writes a value could else have each level double the work.
+const deepest = 3
 
 // hidden is what stands in a text where a value stood.
 const hidden = "[redacted]"
@@ -86,31 +91,43 @@ const shortest = 4
 // learn adds a value: the whole of it, the fields of a JSON object or URL, and
 // the ways in which programs commonly write such a text. Fields that say where
 // a credential belongs, such as host, stay readable.
-func (m *mask) learn(value rotators.Secret) {
+func (m *mask) learn(value rotators.Secret) { m.learnTo(deepest, value) }
+
+func (m *mask) learnTo(depth int, value rotators.Secret) {
 	whole := value.Reveal()
-	if whole == "" {
+	looked, known := m.known[whole]
+	if whole == "" || known && looked >= depth {
 		return
 	}
-	m.add(whole)
+	if m.known == nil {
+		m.known = map[string]int{}
+	}
+	m.known[whole] = depth
+	if !known {
+		m.add(whole)
+	}
+	if depth == 0 {
+		return
+	}
 	if password, err := value.Field("password"); err == nil && !password.IsZero() {
 		m.add(password.Reveal())
 	}
 	var object map[string]any
 	if json.Unmarshal([]byte(whole), &object) != nil {
 		m.addLines(whole)
-		m.addParameters(value)
+		m.addParameters(depth, value)
 		return
 	}
 	for name, member := range object {
 		if !rotators.Public(name) {
-			m.addLeaves(member)
+			m.addLeaves(depth, member)
 		}
 	}
 }
 
 // addParameters adds the query parameters of a URL, as they are and as they are
 // spelled.
-func (m *mask) addParameters(value rotators.Secret) {
+func (m *mask) addParameters(depth int, value rotators.Secret) {
 	_, query, _ := strings.Cut(value.Reveal(), "?")
 	query, _, _ = strings.Cut(query, "#")
 	for pair := range strings.SplitSeq(strings.TrimSpace(query), "&") {
@@ -118,9 +135,11 @@ func (m *mask) addParameters(value rotators.Secret) {
 		if rotators.Public(name) {
 			continue
 		}
-		m.addLeaves(spelled)
-		if parameter, err := value.Field(name); err == nil {
-			m.addLeaves(parameter.Reveal())
+		m.addLeaves(depth, spelled)
+		for _, unescape := range []func(string) (string, error){url.QueryUnescape, url.PathUnescape} {
+			if parameter, err := unescape(spelled); err == nil {
+				m.addLeaves(depth, parameter)
+			}
 		}
 	}
 }
@@ -142,26 +161,29 @@ func (m *mask) addLines(text string) {
 	}
 }
 
-func (m *mask) addLeaves(v any) {
+// addLeaves adds the texts in a decoded JSON value, however deep it is, and what these
+// hold down to a depth.
+func (m *mask) addLeaves(depth int, v any) {
 	switch v := v.(type) {
 	case string:
 		if len(v) >= shortest {
-			m.learn(rotators.NewSecret(v)) // it may hold an object or a URL
+			m.learnTo(depth-1, rotators.NewSecret(v)) // it may hold an object or a URL
 		}
 	case []any:
 		for _, member := range v {
-			m.addLeaves(member)
+			m.addLeaves(depth, member)
 		}
 	case map[string]any:
 		for name, member := range v {
 			if !rotators.Public(name) {
-				m.addLeaves(member)
+				m.addLeaves(depth, member)
 			}
 		}
 	}
 }
 
 func (m *mask) add(text string) {
+	from := len(m.forms)
 	m.forms = append(m.forms, text,
 		inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text)), inner(jsonText(text, true)), inner(jsonText(text, false)),
 		strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, `\`, `\\`),
@@ -170,6 +192,9 @@ func (m *mask) add(text string) {
 		hex.EncodeToString([]byte(text)), strings.ToUpper(hex.EncodeToString([]byte(text))),
 	)
 	m.forms = append(m.forms, base64Forms(text)...)
+	// The many spellings of most texts are one and the same.
+	slices.Sort(m.forms[from:])
+	m.forms = m.forms[:from+len(slices.Compact(m.forms[from:]))]
 }
 
 // hide replaces every known text.
@@ -181,8 +206,8 @@ func (m *mask) hide(text string) string {
 // one server says is cut by the rotators to a kilobyte, so that only others' are as long.
 const maxError = 8 << 10
 
-// show is what of an error may be shown. It is redacted before it is cut, so that no
-// piece of a value is left at the end.
+// show is what of an error may be shown, in one line. It is redacted before it is cut, so
+// that no piece of a value is left at the end.
 func (m *mask) show(text string) string {
 	var b strings.Builder
 	for i, part := range m.around(text) {
@@ -192,7 +217,8 @@ func (m *mask) show(text string) string {
 		if b.Len() >= maxError {
 			return b.String() + bounded.Mark
 		}
-		b.WriteString(bounded.Lines(part))
+		// Joined errors have a line each. Whose lines they are would not show.
+		b.WriteString(bounded.Printable(strings.ReplaceAll(part, "\n", "; ")))
 		if b.Len() > maxError {
 			return bounded.Cut(b.String(), maxError)
 		}
@@ -211,22 +237,7 @@ func (m *mask) around(text string) []string {
 	for _, form := range forms {
 		text = strings.ReplaceAll(text, form, mark)
 	}
-	// Where a rotator cut off what a server said, a value may have lost its end.
-	ends := strings.Split(text, bounded.Mark)
-	for i, end := range ends[:len(ends)-1] {
-		longest := 0
-		for _, form := range forms {
-			for n := min(len(form)-1, len(end), bounded.MaxText); n > longest && n >= shortest; n-- {
-				if strings.HasSuffix(end, form[:n]) {
-					longest = n
-				}
-			}
-		}
-		if longest > 0 {
-			ends[i] = end[:len(end)-longest] + mark
-		}
-	}
-	return strings.Split(strings.Join(ends, bounded.Mark), mark)
+	return strings.Split(text, mark)
 }
 
 // base64Forms returns what of the base64 of any text around this one is sure

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/url"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -350,13 +351,13 @@ func TestTheMaskKnowsEveryPart(t *testing.T) {
 func TestErrorsAreFitToBeShown(t *testing.T) {
 	for _, c := range []struct{ name, said, want string }{
 		{"what a terminal obeys", "\x1b]0;PWNED\x07\x1b[2J\r\u009b\u202e\xff", `\x1b]0;PWNED\a\x1b[2J\r\u009b\u202e\xff`},
-		{"several lines", "one\ntwo", "one\ntwo"},
+		{"several lines", "one\ntwo", "one; two"},
 		{"without end", strings.Repeat("e", 1<<20), "eee [cut]"},
 		{"a value where it is cut", strings.Repeat("second-password", 1000), "[redacted][redacted] [cut]"},
 		{"NULs", strings.Repeat("\x00", 1<<20), ` [cut]`},
 		{"a value before the end", strings.Repeat("e", 1<<13-30) + "second-password" + strings.Repeat(" and more", 10), " [cut]"},
-		{"a value that lost its end where a rotator cut", bounded.Text(strings.Repeat("y", bounded.MaxText-9) + "second-password"), "y[redacted] [cut]"},
-		{"an escaped one that did", bounded.Text(strings.Repeat("y", bounded.MaxText-9) + "an\x1b escaped one"), "y[redacted] [cut]"},
+		{"a value at the end of too long a text", bounded.Text(strings.Repeat("y", bounded.MaxText-9) + "second-password"), "(1030 bytes, which are too many to be shown)"},
+		{"the beginning of a value, as an owner may guess it", "user secon [cut] second [cut]", "user secon [cut] second [cut]"},
 	} {
 		store := memstore.New(rotators.NewSecret(`{"engine":"spy","password":"an\u001b escaped one"}`), nil)
 		store.Begin(token)
@@ -374,6 +375,35 @@ func TestErrorsAreFitToBeShown(t *testing.T) {
 			if n := len(err.Error()); n > 9<<10 {
 				t.Errorf("%s, %s: the error is %d bytes long", c.name, how, n)
 			}
+		}
+	}
+}
+
+// Whoever writes a value decides how much work it is to know its parts.
+func TestAValueOfManyValues(t *testing.T) {
+	nested := "x://u:the-innermost-password@h"
+	for range 19 {
+		nested = "x://u:pw@h?a=" + nested
+	}
+	for name, note := range map[string]string{
+		"nested": nested, "flat": "x://u:pw@h" + strings.Repeat("?a=", 20_000), "one name": "x://u:pw@h?a=" + strings.Repeat("b", 30_000) + strings.Repeat("&a=", 10_000),
+		"escaped": "x://u:pw@h?a=" + strings.Repeat("%2525", 10_000), "objects": strings.Repeat(`{"a":`, 5_000) + `"x"` + strings.Repeat("}", 5_000),
+	} {
+		text, _ := json.Marshal(map[string]string{"engine": "spy", "password": "the first password", "note": note})
+		store := memstore.New(rotators.NewSecret(string(text)), nil)
+		store.Begin(token)
+		e := engine(&spy{create: func(rotators.Rotation) (rotators.Secret, error) {
+			return rotators.Secret{}, errors.New("no, the first password")
+		}})
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+		runtime.ReadMemStats(&after)
+		if err == nil || !strings.HasSuffix(err.Error(), "no, [redacted]") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 64<<20 {
+			t.Errorf("%s: it took %d MB", name, took>>20)
 		}
 	}
 }

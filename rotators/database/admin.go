@@ -84,9 +84,14 @@ func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
 	// the rotated secret's account may have another one of that name.
 	place, err := a.rotator.place(account.Of(ctx, a.admin), value, l)
 	if err != nil {
-		return Login{}, fmt.Errorf("the admin %s: %w", a.admin, err)
+		return Login{}, &unsaid{fmt.Sprintf("the database that the admin %s names by an RDS identifier was not found in the admin's account and this region: correct that value, or allow the function to ask RDS there", a.admin), err}
 	}
 	l = l.at(place.Writer, place.WriterPort)
+	if a.Database != "" {
+		// A pooler leads to another server for each database, so a proof made in one counts
+		// for that one.
+		l.Database = a.current.Database
+	}
 
 	why := ""
 	if !a.isWriter(l) && !a.located && a.Locator != nil {
@@ -107,6 +112,15 @@ func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
 	}
 	return l, a.checkAdmin(l.User)
 }
+
+// unsaid is an error whose cause names fields of an admin's value.
+type unsaid struct {
+	text  string
+	cause error
+}
+
+func (u *unsaid) Error() string { return u.text }
+func (u *unsaid) Unwrap() error { return u.cause }
 
 // iamLogin makes the login of an admin that IAM lets in. It has no value of its
 // own that could name a server, and needs none: the token is good for one user
@@ -135,7 +149,7 @@ func (a *attempt) iamLogin(ctx context.Context, user string) (Login, error) {
 	if err != nil {
 		return Login{}, fmt.Errorf("making the IAM token for the admin %s: %w", a.admin, err)
 	}
-	l := Login{Host: a.place.Writer, Port: a.place.WriterPort, User: user, Password: token, Database: a.Database}
+	l := Login{Host: a.place.Writer, Port: a.place.WriterPort, User: user, Password: token, Database: a.current.Database}
 	return l, a.checkAdmin(user)
 }
 

@@ -199,7 +199,7 @@ func (l Login) at(host string, port int) Login {
 // String says whose login it is, for error messages.
 func (l Login) String() string {
 	if l.Host == "" {
-		return fmt.Sprintf("user %q of %s", l.User, strings.Trim(l.id, "/"))
+		return fmt.Sprintf("user %q of %q", l.User, strings.Trim(l.id, "/"))
 	}
 	return fmt.Sprintf("user %q at %s:%d", l.User, l.Host, l.Port)
 }

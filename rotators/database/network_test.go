@@ -87,3 +87,36 @@ func TestLimits(t *testing.T) {
 		}
 	}
 }
+
+// A pooler leads to another server for each database, so an admin acts in the database in
+// which a password was proved, whatever its own value names.
+func TestTheAdminsDatabaseIsTheValues(t *testing.T) {
+	e := unopened(t)
+	databases := map[string]string{}
+	f := &fakeServer{accepts: func(l Login) bool {
+		databases[l.User] = l.Database
+		return l.User == "root" || l.Password.Reveal() == "old"
+	}}
+	e.Open = f.open
+	value := func(password string) rotators.Secret {
+		return rotators.NewSecret(`{"host":"db","dbname":"shop","username":"app","password":"` + password + `"}`)
+	}
+	_ = New(e).Set(t.Context(), rotators.Rotation{
+		Current: value("old"), Pending: value("new"), Settings: rotators.Settings{Strategy: "single-user", Admin: "root"},
+		Lookup: func(context.Context, string) (rotators.Secret, error) {
+			return rotators.NewSecret(`{"host":"db","dbname":"ledger","username":"root","password":"r"}`), nil
+		},
+	})
+	if databases["root"] != "shop" || databases["app"] != "shop" {
+		t.Errorf("the logins were to %v", databases)
+	}
+}
+
+// What is not printable is in no name of an admin, and would forge a line of an error.
+func TestAdminsNamesArePrintable(t *testing.T) {
+	value := rotators.NewSecret(`{"host":"db","username":"app","password":"pw","masterarn":"x\n2026-11-29 INFO rotation done"}`)
+	_, err := New(unopened(t)).Create(t.Context(), rotators.Rotation{Current: value})
+	if !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "masterarn") || strings.Contains(err.Error(), "2026") {
+		t.Error(err)
+	}
+}

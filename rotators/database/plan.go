@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -39,6 +40,9 @@ func (d *rotator) plan(s rotators.Settings, value rotators.Secret) (plan, error)
 	admin := s.Admin
 	if admin == "" {
 		admin = master.Reveal()
+	}
+	if strings.ContainsFunc(admin, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		return plan{}, rotators.Permanent(errors.New("the field \"masterarn\" holds characters that are in no ARN and no name: correct it"))
 	}
 
 	switch s.Strategy {

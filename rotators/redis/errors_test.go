@@ -212,7 +212,7 @@ func TestAnswers(t *testing.T) {
 		{"-ERR wrong number of arguments for 'auth' command", want{text: "Redis 6 is the first", permanent: true}},
 		{"-ERR unknown command 'auth', with args beginning with: 'app' 'a-password'", want{text: "its code is ERR"}},
 		{"-a-password is what I was sent", want{text: "its code is ERR"}},
-		{"a-password", want{text: "broke off.*does not answer as"}},
+		{"a-password", want{text: "does not answer as"}},
 		{"", want{text: "broke off"}},
 	} {
 		t.Run(c.line, func(t *testing.T) {
