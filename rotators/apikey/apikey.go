@@ -230,14 +230,13 @@ func (x *rotator) account(ctx context.Context, r rotators.Rotation) (account, er
 	return a, nil
 }
 
-// holds returns a function that reports whether a value holds the key of an id. A value
-// without a well-formed id holds every key whose id it mentions.
+// holds returns a function that reports whether a value holds the key of an id: in the
+// field of the id, or anywhere in its text. A value may hold several keys, or be a file of
+// an application's own.
 func (a account) holds(id string) func(rotators.Secret) bool {
 	return func(v rotators.Secret) bool {
-		if its, err := a.ID(v); err == nil {
-			return its == id
-		}
-		return mentions(v.Reveal(), id)
+		its, err := a.ID(v)
+		return err == nil && strings.TrimSpace(its) == id || mentions(v.Reveal(), id)
 	}
 }
 

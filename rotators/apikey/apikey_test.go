@@ -533,9 +533,13 @@ func TestAValueThatNamesAKeyHoldsIt(t *testing.T) {
 		`{"apiKeyId": "key-2", "apiKey": "the-secret-of-2", "url": "u?key=the-secret-of-2"}`: true,
 		`https://key-2:the-secret-of-2@acme.example/`:                                        true,
 		`key-2`: true,
-		`{"apiKeyId": "key-1", "apiKey": "the-secret-of-1", "note": "once key-2"}`: false,
-		`{"apiKeyId": "key-22"}`: false,
-		`monkey-2`:               false,
+		`{"apiKeyId": "key-1", "apiKey": "the-secret-of-1", "mailer": {"apiKeyId": "key-2"}}`: true,
+		`{"apiKeyId": "key-1", "apiKey": "the-secret-of-1", "note": "once key-2"}`:            true,
+		`{"apiKeyId": "key-2\n", "apiKey": "the-secret-of-2"}`:                                true,
+		`{"apiKeyId": "key\u002d2", "apiKey": "the-secret-of-2"}`:                             true,
+		`{"apiKeyId": "key-22"}`:                       false,
+		`{"apiKeyId": "key-22", "apiKey": "a secret"}`: false,
+		`monkey-2`: false,
 	} {
 		v := startVendor(t)
 		r := rotation(v.add("shop", "by hand"))
