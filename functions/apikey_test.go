@@ -100,7 +100,7 @@ func everyNamed(t *testing.T, test func(t *testing.T, k *keyed)) {
 	}
 }
 
-// label puts a label of the owner's own on the current version.
+// label puts a label of the owner's own on the current version, and takes it off any other.
 func (k *keyed) label(name string) {
 	k.t.Helper()
 	ctx := k.t.Context()
@@ -108,11 +108,21 @@ func (k *keyed) label(name string) {
 	if k.service == "ssm" {
 		_, err = ssm.NewFromConfig(k.person).LabelParameterVersion(ctx, &ssm.LabelParameterVersionInput{Name: aws.String(keyName), Labels: []string{name}})
 	} else {
-		var v *secretsmanager.GetSecretValueOutput
 		sm := secretsmanager.NewFromConfig(k.person)
-		if v, err = sm.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &k.arn}); err == nil {
-			_, err = sm.UpdateSecretVersionStage(ctx, &secretsmanager.UpdateSecretVersionStageInput{SecretId: &k.arn, VersionStage: &name, MoveToVersionId: v.VersionId})
+		secret, describeErr := sm.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &k.arn})
+		if describeErr != nil {
+			k.t.Fatal(describeErr)
 		}
+		move := &secretsmanager.UpdateSecretVersionStageInput{SecretId: &k.arn, VersionStage: &name}
+		for version, labels := range secret.VersionIdsToStages {
+			if slices.Contains(labels, "AWSCURRENT") {
+				move.MoveToVersionId = &version
+			}
+			if slices.Contains(labels, name) {
+				move.RemoveFromVersionId = &version
+			}
+		}
+		_, err = sm.UpdateSecretVersionStage(ctx, move)
 	}
 	if err != nil {
 		k.t.Fatal(err)

@@ -530,6 +530,85 @@ func TestASecretThatMovesToAnotherUser(t *testing.T) {
 	}
 }
 
+// An application reads by a label of the owner's own, and the order to retire names the
+// version with that label: the label counts for more. The error is permanent and names the
+// tag. Once the label is gone, so is the key.
+func TestALabelKeepsAKeyFromRetirement(t *testing.T) {
+	everyKeyed(t, localaws.IAMDelays{}, func(t *testing.T, k *keyed) {
+		ctx := t.Context()
+		k.label("blue")
+		if err := k.rotate(ctx, &rotatortest.Wire{}, token); err != nil {
+			t.Fatal(err)
+		}
+		k.pass(25 * time.Hour)
+		err := k.retire(ctx, &rotatortest.Wire{})
+		if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "a version with a label of its owner's own") || !strings.Contains(err.Error(), rotation.TagRetire) {
+			t.Errorf("got %v", err)
+		}
+		if err := errors.Join(k.works(ctx, "the key of the version with the label blue", k.first), k.serves(ctx)); err != nil {
+			t.Error(err)
+		}
+		k.label("blue") // by which the application gets the current version now
+		if err := errors.Join(k.retire(ctx, &rotatortest.Wire{}), k.serves(ctx), k.harm); err != nil {
+			t.Error(err)
+		}
+		if ok, err := k.accepts(ctx, k.first); ok || err != nil {
+			t.Errorf("the key works after its retirement (%v)", err)
+		}
+	})
+}
+
+// An application reads a version of another form by a label of the owner's own, and that
+// version holds the key that is to be retired. It keeps the key in whatever form it has.
+func TestALabelledVersionOfAnyFormKeepsItsKey(t *testing.T) {
+	for name, value := range map[string]func(id, secret string) any{
+		"a credentials file, as text": func(id, secret string) any {
+			return fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", id, secret)
+		},
+		"a credentials file, as binary": func(id, secret string) any {
+			return []byte(fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", id, secret))
+		},
+		"the same JSON, as binary": func(id, secret string) any {
+			return []byte(fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":%q}`, id, secret))
+		},
+		"two keys in one object": func(id, secret string) any {
+			return fmt.Sprintf(`{"AccessKeyId":"AKIAANOTHERUSERSKEY0","SecretAccessKey":"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx","mailer":{"AccessKeyId":%q,"SecretAccessKey":%q}}`, id, secret)
+		},
+		"the id ends with a line's end": func(id, secret string) any {
+			return fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":%q}`, id+"\n", secret)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKeyed(t, "secretsmanager", localaws.IAMDelays{})
+			ctx := t.Context()
+			_, after, _ := strings.Cut(k.first, `"SecretAccessKey":"`)
+			secret, _, _ := strings.Cut(after, `"`)
+			put := &secretsmanager.PutSecretValueInput{SecretId: &k.arn, VersionStages: []string{"blue"}}
+			switch v := value(idIn(k.first), secret).(type) {
+			case string:
+				put.SecretString = &v
+			case []byte:
+				put.SecretBinary = v
+			}
+			k.giveUp(token)
+			if _, err := secretsmanager.NewFromConfig(k.person).PutSecretValue(ctx, put); err != nil {
+				t.Fatal(err)
+			}
+			k.begin(tokenOf(2))
+			if err := k.rotate(ctx, &rotatortest.Wire{}, tokenOf(2)); err != nil {
+				t.Fatal(err)
+			}
+			k.pass(25 * time.Hour)
+			if err := k.retire(ctx, &rotatortest.Wire{}); err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "a version in use holds the same key") {
+				t.Errorf("got %v", err)
+			}
+			if err := errors.Join(k.works(ctx, "the key of the version with the label blue", k.first), k.serves(ctx)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // Within a grace a person deletes the old key, makes one by hand and stores it. The next
 // rotation makes room by the key that readers got before, at its first try, and says
 // nothing about keys that the secret is not said to have recorded.

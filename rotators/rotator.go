@@ -65,7 +65,8 @@ const (
 	Unused Use = iota
 	// Former: applications may hold it, although they no longer get it. The version
 	// before the current one, the one that an order to retire names or, until that is
-	// carried out, one without a label holds it.
+	// carried out, one without a label holds it. A label of the owner's own makes each of
+	// them InUse.
 	Former
 	// InUse: the current version holds it, the pending one, or one with a label that the
 	// owner has given it.

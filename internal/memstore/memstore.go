@@ -181,7 +181,7 @@ func (s *Store) Held(_ context.Context, a *rotation.Attempt) iter.Seq2[rotation.
 	for _, v := range s.versions {
 		switch {
 		case v.name == s.pending:
-		case v.name == s.current, v.name != a.Tags.Retire && s.labelled(v.name):
+		case v.name == s.current, s.labelled(v.name):
 			all = append(all, rotation.Held{Value: v.value, Use: rotators.InUse})
 		case v.name == s.previous, v.name == a.Tags.Retire:
 			all = append(all, rotation.Held{Value: v.value, Use: rotators.Former})

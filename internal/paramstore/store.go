@@ -330,8 +330,9 @@ func (s *Store) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotatio
 				uses[strconv.FormatInt(version.Version, 10)] = rotators.InUse
 			}
 		}
+		// A label of the owner's own counts for more than an order to retire the version.
 		for _, version := range []string{a.Former, a.Tags.Retire} {
-			if version != "" && (version == a.Tags.Retire || uses[version] == rotators.Unused) {
+			if version != "" && uses[version] == rotators.Unused {
 				uses[version] = rotators.Former
 			}
 		}

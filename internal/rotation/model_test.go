@@ -240,7 +240,7 @@ func (m *model) revoked(k *modelKey) {
 		v, _ := m.store.Value(ctx, a, rotation.PreviousValue)
 		ordered = keyIn(v) == k.id
 	}
-	if v, ok := m.store.Labelled("blue"); ok && keyIn(v) == k.id && !ordered {
+	if v, ok := m.store.Labelled("blue"); ok && keyIn(v) == k.id {
 		m.violated("%s is revoked, which a label of the owner's own names", k.id)
 	}
 	grace, _ := rotation.ParsePeriod(m.grace)

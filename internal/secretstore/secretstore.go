@@ -159,32 +159,36 @@ func (s *Store) Value(ctx context.Context, a *rotation.Attempt, which rotation.W
 	if *get.VersionId == "" {
 		return rotators.Secret{}, nil
 	}
-	return s.read(ctx, get)
+	value, binary, err := s.read(ctx, get)
+	if err == nil && binary {
+		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("version %s holds binary data, and rekey rotates text: store it as a SecretString", *get.VersionId))
+	}
+	return value, err
 }
 
-var errBinary = errors.New("holds binary data")
-
-// read returns the zero Secret for a version that has no value, or is gone.
-func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInput) (rotators.Secret, error) {
+// read returns the zero Secret for a version that has no value, or is gone, and the bytes
+// of a binary version as text, with binary set: rekey rotates no such value.
+func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInput) (value rotators.Secret, binary bool, err error) {
 	v, err := s.client.GetSecretValue(ctx, get)
 	switch {
 	case isNotFound(err):
-		return rotators.Secret{}, nil
+		return rotators.Secret{}, false, nil
 	case err != nil:
-		return rotators.Secret{}, fmt.Errorf("reading version %s: %w", *get.VersionId, s.explain(ctx, get, err))
+		return rotators.Secret{}, false, fmt.Errorf("reading version %s: %w", *get.VersionId, s.explain(ctx, get, err))
 	case v.SecretString == nil:
-		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("version %s %w, and rekey rotates text: store it as a SecretString", *get.VersionId, errBinary))
+		return rotators.NewSecret(string(v.SecretBinary)), true, nil
 	}
-	value := rotators.NewSecret(*v.SecretString)
+	value = rotators.NewSecret(*v.SecretString)
 	if s.values == nil {
 		s.values = map[string]rotators.Secret{}
 	}
 	s.values[*get.VersionId] = value
-	return value, nil
+	return value, false, nil
 }
 
-// Held implements rotation.Store. It reads the versions that were not read before, and
-// leaves out those that are binary: they hold nothing of rekey's.
+// Held implements rotation.Store. It reads the versions that were not read before. The
+// bytes of a binary version count as its text: an application may have stored the
+// credential in a file of its own.
 func (s *Store) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotation.Held, error] {
 	return func(yield func(rotation.Held, error) bool) {
 		uses := map[string]rotators.Use{}
@@ -198,15 +202,16 @@ func (s *Store) Held(ctx context.Context, a *rotation.Attempt) iter.Seq2[rotatio
 				uses[version] = rotators.InUse
 			}
 		}
-		if a.Tags.Retire != "" {
-			uses[a.Tags.Retire] = rotators.Former // whatever labels of its owner's it has
+		// A label of the owner's own counts for more than an order to retire the version.
+		if a.Tags.Retire != "" && uses[a.Tags.Retire] == rotators.Unused {
+			uses[a.Tags.Retire] = rotators.Former
 		}
 		for version, use := range uses {
 			value, known := s.values[version]
 			if !known {
 				var err error
-				value, err = s.read(ctx, &secretsmanager.GetSecretValueInput{SecretId: &a.ID, VersionId: &version})
-				if err != nil && !errors.Is(err, errBinary) {
+				value, _, err = s.read(ctx, &secretsmanager.GetSecretValueInput{SecretId: &a.ID, VersionId: &version})
+				if err != nil {
 					yield(rotation.Held{}, err)
 					return
 				}
@@ -267,8 +272,8 @@ func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[ro
 		}
 		slices.SortFunc(found, func(a, b types.SecretVersionsListEntry) int { return b.CreatedDate.Compare(*a.CreatedDate) })
 		for _, v := range found {
-			value, err := s.read(ctx, &secretsmanager.GetSecretValueInput{SecretId: &a.ID, VersionId: v.VersionId})
-			if value.IsZero() && (err == nil || errors.Is(err, errBinary)) {
+			value, binary, err := s.read(ctx, &secretsmanager.GetSecretValueInput{SecretId: &a.ID, VersionId: v.VersionId})
+			if err == nil && (binary || value.IsZero()) {
 				continue
 			}
 			if !yield(value, err) {

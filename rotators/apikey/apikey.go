@@ -76,6 +76,26 @@ type Issuer interface {
 	Settling() time.Duration
 }
 
+// Teller may be implemented by an Issuer that can tell of a key, without the key's secret,
+// whether it is there and can be used. An Issuer whose Revoke disables a key before it deletes
+// the key implements Teller: else a key that was only disabled when a run died stays so.
+type Teller interface {
+	// State tells what the account has under an id. It is asked before rekey tries the key.
+	State(ctx context.Context, id string) (State, error)
+}
+
+// State is what an account has under the id of a key.
+type State int
+
+const (
+	// Untold: there is no such key, or the issuer does not say.
+	Untold State = iota
+	// Active: the key is there and can be used.
+	Active
+	// Disabled: the key is there and cannot be used, as after half a revocation.
+	Disabled
+)
+
 // ErrFull says that an account has as many keys as it may have.
 var ErrFull = errors.New("there is no room for another key")
 
@@ -230,14 +250,26 @@ func (x *rotator) account(ctx context.Context, r rotators.Rotation) (account, er
 	return a, nil
 }
 
-// holds returns a function that reports whether a value holds the key of an id. A value
-// without a well-formed id holds every key whose id it mentions.
+// state is what the issuer tells of a key.
+func (a account) state(ctx context.Context, id string) (State, error) {
+	teller, ok := a.Issuer.(Teller)
+	if !ok {
+		return Untold, nil
+	}
+	state, err := teller.State(ctx, id)
+	if err != nil {
+		return Untold, fmt.Errorf("whether the key %s can be used: %w", id, err)
+	}
+	return state, nil
+}
+
+// holds returns a function that reports whether a value holds the key of an id: in the
+// field of the id, or anywhere in its text. A value may hold several keys, or be a file of
+// an application's own.
 func (a account) holds(id string) func(rotators.Secret) bool {
 	return func(v rotators.Secret) bool {
-		if its, err := a.ID(v); err == nil {
-			return its == id
-		}
-		return mentions(v.Reveal(), id)
+		its, err := a.ID(v)
+		return err == nil && strings.TrimSpace(its) == id || mentions(v.Reveal(), id)
 	}
 }
 
@@ -370,11 +402,12 @@ func (a account) revokeLost(ctx context.Context, r rotators.Rotation, id string)
 	return nil
 }
 
-// done takes back what was recorded before a key was minted that is revoked now. An error
-// is only logged, because an issuer goes by such a record for a short time only.
+// done takes back what was recorded before a key was minted that is revoked now. A failure
+// is only logged, because an issuer goes by such a record for a short time only. The line
+// leaves out the error, which may hold what a server answered, or a secret in a URL.
 func (a account) done(ctx context.Context, name string) {
 	if err := a.Done(ctx, name); err != nil {
-		slog.WarnContext(ctx, "a key was revoked, and what was recorded before it was minted could not be taken back", "error", err.Error())
+		slog.WarnContext(ctx, "a key was revoked, and the issuer's Done failed, so what was recorded before the key was minted is still there")
 	}
 }
 
@@ -404,10 +437,11 @@ const maxLeftovers = 5
 // mintInPlace mints once a key has made room that the secret recorded and that readers
 // do not get: those of attempts that were given up, else the previous one.
 func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotation, full error) (Key, error) {
-	live, revoked, err := a.older(ctx, r)
+	found, err := a.older(ctx, r)
 	if err != nil {
 		return Key{}, err
 	}
+	revoked := found.revoked
 	for {
 		if revoked {
 			key, err := x.mint(ctx, a, r, true)
@@ -416,16 +450,20 @@ func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotatio
 			}
 			full = err
 		}
-		if len(live) == 0 {
+		if len(found.live) == 0 {
+			if len(found.refused) > 0 {
+				full = fmt.Errorf("%w; of the older keys that this secret recorded, %s is left alone: it is refused with the secret beside it, so nothing proves that the key was this secret's; find out whose it is, and delete it if nobody uses it", full, strings.Join(found.refused, ", "))
+			}
 			return Key{}, full
 		}
-		if revoked, err = a.makeRoom(ctx, r, live[0]); err != nil {
-			return Key{}, fmt.Errorf("%w; revoking the older key %s to make some: %w", full, live[0], err)
+		id := found.live[0]
+		if revoked, err = a.makeRoom(ctx, r, id); err != nil {
+			return Key{}, fmt.Errorf("%w; revoking the older key %s to make some: %w", full, id, err)
 		}
 		if revoked {
-			slog.WarnContext(ctx, "there was no room for another key, so an older one of this secret's was revoked before its time", "secret", r.ID, "key", live[0])
+			slog.WarnContext(ctx, "there was no room for another key, so an older one of this secret's was revoked before its time", "secret", r.ID, "key", id)
 		}
-		live = live[1:]
+		found.live = found.live[1:]
 	}
 }
 
@@ -438,11 +476,17 @@ func (a account) makeRoom(ctx context.Context, r rotators.Rotation, id string) (
 	return true, a.Revoke(ctx, id)
 }
 
-// older returns the ids of the keys that the secret recorded, that readers do not get and
-// that work, and revokes those that do not: a disabled key takes up room as any other.
-// With an admin it leaves the latter alone, because who can write a secret can write any
-// id into it, and only a key that works proves whose it is.
-func (a account) older(ctx context.Context, r rotators.Rotation) (live []string, revoked bool, err error) {
+// olderKeys are keys that the secret recorded and that readers do not get, by their ids.
+type olderKeys struct {
+	live    []string // each works with the secret beside its id
+	refused []string // each is refused with the secret beside its id, and is not known to be disabled
+	revoked bool     // whether a disabled key was revoked
+}
+
+// older finds the older keys, and revokes those that are disabled: a disabled key takes up
+// room as any other. Whoever can write a secret can write any id into it, so an id proves
+// nothing: only a key that works with the secret beside the id was this secret's.
+func (a account) older(ctx context.Context, r rotators.Rotation) (found olderKeys, err error) {
 	var values []rotators.Secret
 	seen := []string{a.current}
 	add := func(v rotators.Secret) {
@@ -453,7 +497,7 @@ func (a account) older(ctx context.Context, r rotators.Rotation) (live []string,
 	}
 	for v, err := range r.Leftovers(ctx) {
 		if err != nil {
-			return nil, false, err
+			return found, err
 		}
 		if add(v); len(values) == maxLeftovers {
 			break
@@ -461,25 +505,33 @@ func (a account) older(ctx context.Context, r rotators.Rotation) (live []string,
 	}
 	previous, err := r.Previous(ctx)
 	if err != nil {
-		return nil, false, err
+		return found, err
 	}
 	add(previous)
 	for i, v := range values {
 		id := seen[i+1]
-		switch err := a.Verify(ctx, v); {
-		case err == nil:
-			live = append(live, id)
-		case rotators.IsRefused(err) && r.Settings.Admin == "":
+		state, err := a.state(ctx, id)
+		if err != nil {
+			return found, fmt.Errorf("looking for an older key that could make room: %w", err)
+		}
+		if state == Disabled {
 			made, err := a.makeRoom(ctx, r, id)
 			if err != nil {
-				return nil, false, fmt.Errorf("revoking the older key %s, which does not work, to make room: %w", id, err)
+				return found, fmt.Errorf("revoking the older key %s, which is disabled, to make room: %w", id, err)
 			}
-			revoked = revoked || made
-		case !rotators.IsRefused(err) && !rotators.IsPermanent(err):
-			return nil, false, fmt.Errorf("looking for an older key that could make room: %w", err)
+			found.revoked = found.revoked || made
+			continue
+		}
+		switch err := a.Verify(ctx, v); {
+		case err == nil:
+			found.live = append(found.live, id)
+		case rotators.IsRefused(err):
+			found.refused = append(found.refused, id)
+		case !rotators.IsPermanent(err):
+			return found, fmt.Errorf("looking for an older key that could make room: %w", err)
 		}
 	}
-	return live, revoked, nil
+	return found, nil
 }
 
 // Discard revokes the key of a value that will not be promoted.
@@ -560,19 +612,25 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	if a.previous == "" {
 		return nil
 	}
+	previous, err := r.Previous(ctx)
+	if err != nil {
+		return err
+	}
+	ours, err := x.proven(ctx, a, previous)
+	if err != nil {
+		return fmt.Errorf("before revoking the key %s: %w", a.previous, err)
+	}
+	if !ours {
+		return nil
+	}
 	switch use, err := r.Use(ctx, a.holds(a.previous)); {
 	case err != nil:
 		return fmt.Errorf("before revoking the key %s: %w", a.previous, err)
 	case use == rotators.InUse:
 		return rotators.Permanent(fmt.Errorf("the key %s is not revoked, because a version in use holds the same key (the current version, the pending version, or a version with a label of its owner's own): if that is right, remove the tag rekey:retire", a.previous))
 	}
-	// It is not tried before: that would count as its last use.
 	if err := a.Revoke(ctx, a.previous); err != nil {
 		return fmt.Errorf("revoking the key %s: %w", a.previous, err)
-	}
-	previous, err := r.Previous(ctx)
-	if err != nil {
-		return err
 	}
 	err = x.settled(ctx, a, func() error {
 		switch err := a.Verify(ctx, previous); {
@@ -592,6 +650,27 @@ func (x *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 		return fmt.Errorf("whether the old key %s is refused is not known: %w", a.previous, err)
 	}
 	return nil
+}
+
+// proven reports whether the previous value proves that the key of its id was this secret's:
+// the key works with the secret beside the id, or is disabled already, as after half a
+// revocation. A key that does not work, and that the issuer does not call active, is gone or
+// withdrawn, and proven returns false. An active key that is refused is a permanent error:
+// whoever can write a secret can write any id into it.
+func (x *rotator) proven(ctx context.Context, a account, previous rotators.Secret) (bool, error) {
+	state, err := a.state(ctx, a.previous)
+	if err != nil || state == Disabled {
+		return err == nil, err
+	}
+	refused := x.clock.Await(ctx, a.Settling(), func() error { return a.Verify(ctx, previous) })
+	if !rotators.IsRefused(refused) {
+		return refused == nil, refused
+	}
+	// A run that died a moment ago may have disabled the key before the issuer showed it.
+	if state, err = a.state(ctx, a.previous); err != nil || state != Active {
+		return err == nil && state == Disabled, err
+	}
+	return false, rotators.Permanent(fmt.Errorf("the key is active, and is refused with the secret that was recorded beside its id, so nothing proves that the key was this secret's (%v): find out whose key it is, delete it by hand if nobody uses it, and remove the tag rekey:retire", refused))
 }
 
 var errStillWorks = errors.New("it was revoked and still works")

@@ -150,9 +150,14 @@ func TestRoomIsMadeInOrder(t *testing.T) {
 			live: "key-1 key-2 key-3 key-5", err: "no room for another key; the key that readers get does not work either",
 		},
 		{
-			name: "a dead key takes up room", limit: 4,
-			change: func(v *vendor, _ *rotators.Rotation) { v.keys[1].secret = "disabled" },
-			live:   "key-1 key-3 key-5 key-6",
+			name: "a key that is refused makes none", limit: 4,
+			change: func(v *vendor, _ *rotators.Rotation) { v.keys[1].secret = "somebody else's" },
+			live:   "key-1 key-2 key-5 key-6",
+		},
+		{
+			name: "nor the last one", limit: 3,
+			change: func(v *vendor, _ *rotators.Rotation) { v.keys[1].secret = "somebody else's" },
+			live:   "key-1 key-2 key-5", err: "key-2 is left alone",
 		},
 		{
 			name: "an admin is not fooled into revoking what nobody holds", limit: 3,
@@ -533,9 +538,13 @@ func TestAValueThatNamesAKeyHoldsIt(t *testing.T) {
 		`{"apiKeyId": "key-2", "apiKey": "the-secret-of-2", "url": "u?key=the-secret-of-2"}`: true,
 		`https://key-2:the-secret-of-2@acme.example/`:                                        true,
 		`key-2`: true,
-		`{"apiKeyId": "key-1", "apiKey": "the-secret-of-1", "note": "once key-2"}`: false,
-		`{"apiKeyId": "key-22"}`: false,
-		`monkey-2`:               false,
+		`{"apiKeyId": "key-1", "apiKey": "the-secret-of-1", "mailer": {"apiKeyId": "key-2"}}`: true,
+		`{"apiKeyId": "key-1", "apiKey": "the-secret-of-1", "note": "once key-2"}`:            true,
+		`{"apiKeyId": "key-2\n", "apiKey": "the-secret-of-2"}`:                                true,
+		`{"apiKeyId": "key\u002d2", "apiKey": "the-secret-of-2"}`:                             true,
+		`{"apiKeyId": "key-22"}`:                       false,
+		`{"apiKeyId": "key-22", "apiKey": "a secret"}`: false,
+		`monkey-2`: false,
 	} {
 		v := startVendor(t)
 		r := rotation(v.add("shop", "by hand"))
@@ -690,15 +699,76 @@ func TestAnIDOfAnotherKey(t *testing.T) {
 	lives(t, v, "key-1 key-2")
 }
 
-// An issuer may know when a key was used last, which is worth a line in the log.
-func TestRetireDoesNotUseTheKeyBeforeItIsRevoked(t *testing.T) {
+// Whoever can write a secret can write any id into it. Before a key is revoked, the recorded
+// value has to prove that the key was this secret's: by working, once the vendor's servers
+// agree. (Such a try counts as the key's last use at some issuers; those are asked before.)
+func TestRetireTriesTheKeyBeforeItIsRevoked(t *testing.T) {
 	v := startVendor(t)
 	current, previous := v.add("shop", "by hand"), v.add("shop", "by hand")
-	wants(t, v.rotator(nil).(rotators.Retirer).Retire(t.Context(), rotation(current, previous)), "")
-	if v.calls[0] != "DELETE /keys/key-2" {
-		t.Errorf("the first call is %s", v.calls[0])
+	previous.changed = v.time() // so that it is refused for a while
+	r := rotation(current, previous)
+	wants(t, v.rotator(nil).(rotators.Retirer).Retire(t.Context(), r), "")
+	if v.calls[0] != "GET /me" || v.waited < 2*settling {
+		t.Errorf("the first call is %s, and it waited %v", v.calls[0], v.waited)
+	}
+	lives(t, v, "key-1")
+}
+
+// A vendor that tells the state of keys, and one that does not.
+func TestAnIDProvesNothing(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		tells bool
+		state apikey.State
+		live  string
+		err   string
+	}{
+		{"nothing is told", false, apikey.Untold, "key-1 key-2", ""},
+		{"active", true, apikey.Active, "key-1 key-2", "the key key-2: the key is active, and is refused with the secret that was recorded beside its id"},
+		{"half revoked", true, apikey.Disabled, "key-1", ""},
+		{"not listed", true, apikey.Untold, "key-1 key-2", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := startVendor(t)
+			current, theirs := v.add("shop", "by hand"), v.add("shop", "another application's")
+			r := rotation(current, theirs)
+			theirs.secret = "not what was recorded"
+			x := apikey.New(func(ctx context.Context, r rotators.Rotation) (apikey.Issuer, error) {
+				a := &acme{url: v.URL, client: v.Client(), settling: v.settling, r: r}
+				if c.tells {
+					return telling{a, c.state}, nil
+				}
+				return a, nil
+			}, v.apikey())
+			err := x.(rotators.Retirer).Retire(t.Context(), r)
+			wants(t, err, c.err)
+			if c.err != "" && !rotators.IsPermanent(err) {
+				t.Errorf("no retry cures it: %v", err)
+			}
+			lives(t, v, c.live)
+			if c.state != apikey.Disabled && v.waited < settling {
+				t.Errorf("a key may flap, and it waited %v only", v.waited)
+			}
+
+			// For want of room, too.
+			v.limit = 2
+			_, err = x.Create(t.Context(), r)
+			if c.state == apikey.Disabled {
+				wants(t, err, "")
+				return
+			}
+			wants(t, err, "of the older keys that this secret recorded, key-2 is left alone")
+			lives(t, v, "key-1 key-2")
+		})
 	}
 }
+
+type telling struct {
+	*acme
+	state apikey.State
+}
+
+func (t telling) State(context.Context, string) (apikey.State, error) { return t.state, nil }
 
 // The platform ends a run in the middle of a wait: it hears of it at once, and the next
 // run finishes.

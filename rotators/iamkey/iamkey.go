@@ -68,6 +68,7 @@ type issuer struct {
 	holder rotators.Secret // the value that told it
 	client *iam.Client     // nil: none yet
 	intent intent          // that Begin wrote last
+	uses   map[string]use  // by key, as IAM told before rekey tried the key
 }
 
 // identity is an IAM user.
@@ -217,7 +218,8 @@ func (i *issuer) Verify(ctx context.Context, v rotators.Secret) error {
 	if i.user == nil && v.Equal(i.r.Current) {
 		i.user, i.holder = who, v
 	}
-	if i.ses != "" {
+	// An older value is tried so that its key can be revoked, whatever else is in the value.
+	if i.ses != "" && (v.Equal(i.r.Current) || v.Equal(i.r.Pending)) {
 		secret, err := v.Field(fieldSecret)
 		smtp, smtpErr := v.Field(fieldSMTP)
 		if err := errors.Join(err, smtpErr); err != nil {
@@ -302,7 +304,7 @@ func (i *issuer) Revoke(ctx context.Context, id string) error {
 	if err != nil {
 		return i.explain("UpdateAccessKey", err)
 	}
-	i.logLastUse(ctx, client, id)
+	i.logLastUse(ctx, id)
 	if _, err := client.DeleteAccessKey(ctx, &iam.DeleteAccessKeyInput{UserName: &i.user.name, AccessKeyId: &id}); err != nil && code(err) != "NoSuchEntity" {
 		return i.explain("DeleteAccessKey", err)
 	}

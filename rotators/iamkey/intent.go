@@ -146,7 +146,7 @@ func (i *issuer) takeBack(ctx context.Context) {
 		return
 	}
 	if _, voidErr := i.write(ctx, intent{key: i.intent.key}); voidErr != nil {
-		slog.WarnContext(ctx, "no key was made, and the intent could not be taken off; for an hour a key made by hand in the same seconds may be taken for rekey's", "user", i.user.arn, "tag", i.intent.key, "error", err.Error())
+		slog.WarnContext(ctx, "no key was made, and the intent could not be taken off (iam:UntagUser and iam:TagUser failed); for an hour a key made by hand in the same seconds may be taken for rekey's", "user", i.user.arn, "tag", i.intent.key)
 	}
 }
 
@@ -158,7 +158,7 @@ func (i *issuer) letGo(ctx context.Context) {
 	n := i.intent
 	n.name = apikey.Name(i.r.ID, i.r.Token, i.clock.Time())
 	if _, err := i.write(ctx, n); err != nil {
-		slog.WarnContext(ctx, "whether a key was made is not known, and the intent could not be rewritten; the next try may have to wait until the time of this run is over", "user", i.user.arn, "error", err.Error())
+		slog.WarnContext(ctx, "whether a key was made is not known, and the intent could not be rewritten (iam:TagUser failed); the next try may have to wait until the time of this run is over", "user", i.user.arn)
 	}
 }
 
@@ -275,6 +275,40 @@ func (i *issuer) keys(ctx context.Context) ([]key, error) {
 	return keys, nil
 }
 
+// State looks the key up in IAM's list. Before rekey tries an active key, which would count
+// as its last use, State asks for the last use.
+func (i *issuer) State(ctx context.Context, id string) (apikey.State, error) {
+	keys, err := i.keys(ctx)
+	if err != nil {
+		return apikey.Untold, err
+	}
+	at := slices.IndexFunc(keys, func(k key) bool { return k.id == id })
+	switch {
+	case at < 0:
+		return apikey.Untold, nil
+	case keys[at].status != string(types.StatusTypeActive):
+		return apikey.Disabled, nil
+	}
+	if _, known := i.uses[id]; !known {
+		if i.uses == nil {
+			i.uses = map[string]use{}
+		}
+		i.uses[id] = i.lastUse(ctx, id)
+	}
+	return apikey.Active, nil
+}
+
+// use is what IAM says about the last use of a key.
+type use struct {
+	last time.Time // zero: never
+	err  error
+}
+
+func (i *issuer) lastUse(ctx context.Context, id string) use {
+	last, err := i.lastUsed(ctx, i.client, id)
+	return use{last, err}
+}
+
 // lastUsed tells when a key was used last; zero: never. IAM may be hours late to know.
 func (i *issuer) lastUsed(ctx context.Context, client *iam.Client, id string) (time.Time, error) {
 	out, err := client.GetAccessKeyLastUsed(ctx, &iam.GetAccessKeyLastUsedInput{AccessKeyId: &id})
@@ -288,16 +322,20 @@ func (i *issuer) lastUsed(ctx context.Context, client *iam.Client, id string) (t
 	return aws.ToTime(out.AccessKeyLastUsed.LastUsedDate), nil
 }
 
-// logLastUse logs when a key that is about to be revoked was used last. That it cannot
-// be told is no reason to keep the key.
-func (i *issuer) logLastUse(ctx context.Context, client *iam.Client, id string) {
-	used, err := i.lastUsed(ctx, client, id)
+// logLastUse logs when a key that is about to be revoked was used last, before rekey tried
+// it. That the last use is not known is no reason to keep the key.
+func (i *issuer) logLastUse(ctx context.Context, id string) {
+	used, known := i.uses[id]
+	if !known {
+		used = i.lastUse(ctx, id)
+	}
 	switch {
-	case err != nil:
-		slog.InfoContext(ctx, "revoking a key; when it was used last is not known", "user", i.user.arn, "key", id, "error", err.Error())
-	case used.IsZero():
+	case used.err != nil:
+		// The line leaves out the error, which holds what a server answered.
+		slog.InfoContext(ctx, "revoking a key; iam:GetAccessKeyLastUsed failed, so when the key was used last is not known", "user", i.user.arn, "key", id)
+	case used.last.IsZero():
 		slog.InfoContext(ctx, "revoking a key; nobody is known to have used it", "user", i.user.arn, "key", id)
 	default:
-		slog.InfoContext(ctx, "revoking a key", "user", i.user.arn, "key", id, "last used", used.UTC().Format(time.RFC3339))
+		slog.InfoContext(ctx, "revoking a key", "user", i.user.arn, "key", id, "last used", used.last.UTC().Format(time.RFC3339))
 	}
 }

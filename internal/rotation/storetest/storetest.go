@@ -220,7 +220,7 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 			f.Put(last)
 			held(t, f, token, uses{last.Reveal(): rotators.InUse, other.Reveal(): rotators.InUse, f.First.Reveal(): rotators.Former})
 		}},
-		{"an order to retire the owner's labelled version holds", func(t *testing.T, ctx context.Context, f Fixture) {
+		{"the owner's label counts for more than an order to retire its version", func(t *testing.T, ctx context.Context, f Fixture) {
 			f.Label("blue")
 			token := f.Begin()
 			if err := f.Store.PutPending(ctx, load(t, ctx, f, token), next); err != nil {
@@ -231,7 +231,7 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 			if err := f.Store.Promote(ctx, a); err != nil {
 				t.Fatal(err)
 			}
-			held(t, f, token, uses{next.Reveal(): rotators.InUse, f.First.Reveal(): rotators.Former})
+			held(t, f, token, uses{next.Reveal(): rotators.InUse, f.First.Reveal(): rotators.InUse})
 		}},
 		{"a promoted value that was overwritten is found", func(t *testing.T, ctx context.Context, f Fixture) {
 			store, ok := f.Store.(rotation.Driven)
