@@ -98,6 +98,11 @@ func TestTheMemoryThatHostileServersTake(t *testing.T) {
 					if !errors.As(err, &failed) || failed.Type != "StepError" || !strings.Contains(failed.Message, fmt.Sprintf("localhost:%d", s.Port)) {
 						t.Errorf("%s: the step ends with %v", c.Name, err)
 					}
+					if !s.Left(stepTime) {
+						t.Errorf("%s: the connection is still there", c.Name)
+					} else if !s.Told() {
+						t.Errorf("%s: nobody has heard the lie", c.Name)
+					}
 					if now := f.Stats().PeakRSS; now > peak {
 						worst, peak = c.Name, now
 					}

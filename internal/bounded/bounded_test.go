@@ -29,6 +29,21 @@ func TestBytesAreCounted(t *testing.T) {
 	}
 }
 
+// What one connection was sent is missing from what another of the same budget may be.
+func TestBytesAreCountedTogether(t *testing.T) {
+	b := NewBudget(10)
+	for _, want := range []string{"0123456", "012", ""} {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		c := b.Conn(ours)
+		go func() { _, _ = io.WriteString(theirs, "0123456"); theirs.Close() }()
+		got, err := io.ReadAll(c)
+		if whole := len(want) == 7; string(got) != want || whole != (err == nil) || !whole && !errors.Is(err, ErrTooMuch) {
+			t.Errorf("read %q, %v; want %q", got, err, want)
+		}
+	}
+}
+
 // A caller's deadline, its cancellation, and neither of them ends what waits for a server.
 func TestDoEnds(t *testing.T) {
 	read := func(c *Conn) func() error {

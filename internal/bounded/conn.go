@@ -32,22 +32,32 @@ var ErrTooMuch = errors.New("the server sends more than rekey reads")
 // Conn is a connection on which a server may send a limited number of bytes.
 type Conn struct {
 	net.Conn
-	left atomic.Int64
+	left *atomic.Int64
 }
 
 // NewConn returns a Conn that reads at most so many bytes from conn.
-func NewConn(conn net.Conn, bytes int64) *Conn {
-	c := &Conn{Conn: conn}
-	c.left.Store(bytes)
-	return c
+func NewConn(conn net.Conn, bytes int64) *Conn { return NewBudget(bytes).Conn(conn) }
+
+// Budget is how many bytes several connections may be sent together.
+type Budget struct{ left atomic.Int64 }
+
+// NewBudget returns a Budget of so many bytes.
+func NewBudget(bytes int64) *Budget {
+	b := &Budget{}
+	b.left.Store(bytes)
+	return b
 }
+
+// Conn returns a Conn that reads from conn what is left of the budget.
+func (b *Budget) Conn(conn net.Conn) *Conn { return &Conn{Conn: conn, left: &b.left} }
 
 // Read implements net.Conn. Its error is ErrTooMuch once the limit is reached.
 func (c *Conn) Read(p []byte) (int, error) {
-	if c.Spent() {
+	left := c.left.Load()
+	if left <= 0 {
 		return 0, ErrTooMuch
 	}
-	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left.Load())])
+	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
 	c.left.Add(-int64(n))
 	return n, err
 }

@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,8 +25,9 @@ const Password = "correct horse battery staple"
 // Case is one server.
 type Case struct {
 	Name string
-	// Serve serves one connection to its end, with TLS if cfg is not nil.
-	Serve func(c net.Conn, cfg *tls.Config)
+	// Serve serves one connection to its end, with TLS if cfg is not nil. Serve reports
+	// whether the conversation reached the lie.
+	Serve func(c net.Conn, cfg *tls.Config) (told bool)
 	// Endless says that the server never ends what it has begun.
 	Endless bool
 }
@@ -42,6 +44,7 @@ type T interface {
 type Server struct {
 	Port int
 	left sync.WaitGroup
+	told atomic.Bool
 }
 
 // Listen has a server listen on a port of localhost.
@@ -63,7 +66,9 @@ func Listen(t T, c Case, cfg *tls.Config) *Server {
 				defer conn.Close()
 				stop := context.AfterFunc(t.Context(), func() { conn.Close() })
 				defer stop()
-				c.Serve(conn, cfg)
+				if c.Serve(conn, cfg) {
+					s.told.Store(true)
+				}
 			})
 		}
 	})
@@ -90,6 +95,10 @@ func (s *Server) Left(within time.Duration) bool {
 		return false
 	}
 }
+
+// Told reports whether a client has heard the server's lie. A test of a lie that no
+// client has heard tests nothing. Told is final once Left has returned true.
+func (s *Server) Told() bool { return s.told.Load() }
 
 // lie is what a server does from some moment on. Its client is asked is what it has
 // just said.

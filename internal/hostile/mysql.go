@@ -15,11 +15,13 @@ func MySQL() []Case {
 	var cases []Case
 	add := func(when string, at moment, lies ...lie) {
 		for _, l := range lies {
-			cases = append(cases, Case{Name: when + ": " + l.name, Endless: l.endless, Serve: func(c net.Conn, cfg *tls.Config) {
+			cases = append(cases, Case{Name: when + ": " + l.name, Endless: l.endless, Serve: func(c net.Conn, cfg *tls.Config) bool {
 				m := &my{conn: c}
-				if m.reaches(at, cfg) {
+				told := m.reaches(at, cfg)
+				if told {
 					l.tell(m.conn)
 				}
+				return told
 			}})
 		}
 	}
@@ -130,10 +132,10 @@ func MySQL() []Case {
 // introduction with some packets, one after the other as the client answers them. What
 // the client says after its introduction is handed on.
 func Asks(method string, answers [][]byte, learned func([]byte)) Case {
-	return Case{Name: method, Serve: func(c net.Conn, cfg *tls.Config) {
+	return Case{Name: method, Serve: func(c net.Conn, cfg *tls.Config) bool {
 		m := &my{conn: c}
 		if _, err := c.Write(packet(0, Greeting(method, nonce, cfg != nil))); err != nil {
-			return
+			return false
 		}
 		n, said, err := m.read()
 		if err == nil && cfg != nil {
@@ -143,13 +145,14 @@ func Asks(method string, answers [][]byte, learned func([]byte)) Case {
 		for err == nil {
 			learned(said)
 			if len(answers) == 0 {
-				return
+				return true
 			}
 			if _, err = m.conn.Write(packet(n+1, answers[0])); err == nil {
 				answers = answers[1:]
 				n, said, err = m.read()
 			}
 		}
+		return false
 	}}
 }
 

@@ -20,11 +20,13 @@ func Postgres() []Case {
 	var cases []Case
 	add := func(when string, at moment, lies ...lie) {
 		for _, l := range lies {
-			cases = append(cases, Case{Name: when + ": " + l.name, Endless: l.endless, Serve: func(c net.Conn, cfg *tls.Config) {
+			cases = append(cases, Case{Name: when + ": " + l.name, Endless: l.endless, Serve: func(c net.Conn, cfg *tls.Config) bool {
 				p := &pg{conn: c}
-				if p.reaches(at, cfg) {
+				told := p.reaches(at, cfg)
+				if told {
 					l.tell(p.conn)
 				}
+				return told
 			}})
 		}
 	}
@@ -174,11 +176,13 @@ func (p *pg) reaches(at moment, cfg *tls.Config) bool {
 // FewRounds is a server that asks for as few rounds of hashing as there are, and hands
 // on what it is sent then.
 func FewRounds(rounds string, learned func([]byte)) Case {
-	return Case{Name: "few rounds", Serve: func(c net.Conn, cfg *tls.Config) {
+	return Case{Name: "few rounds", Serve: func(c net.Conn, cfg *tls.Config) bool {
 		p := &pg{conn: c}
-		if p.reaches(challenged, cfg) {
+		told := p.reaches(challenged, cfg)
+		if told {
 			scramOffer(&recorder{p.conn, learned}, rounds)
 		}
+		return told
 	}}
 }
 

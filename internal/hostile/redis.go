@@ -15,13 +15,15 @@ func Redis() []Case {
 	var cases []Case
 	add := func(when string, at moment, lies ...lie) {
 		for _, l := range lies {
-			cases = append(cases, Case{Name: when + ": " + l.name, Endless: l.endless, Serve: func(c net.Conn, cfg *tls.Config) {
+			cases = append(cases, Case{Name: when + ": " + l.name, Endless: l.endless, Serve: func(c net.Conn, cfg *tls.Config) bool {
 				if cfg != nil {
 					c = tls.Server(c, cfg)
 				}
-				if redisReaches(c, at) {
+				told := redisReaches(c, at)
+				if told {
 					l.tell(c)
 				}
+				return told
 			}})
 		}
 	}
@@ -59,13 +61,26 @@ func Redis() []Case {
 		drip("a line, slowly", []byte("x"), []byte("+")),
 		drip("a text, slowly", []byte("x"), []byte("$1000000\r\n")),
 	}
-	add("at the login", start, always...)
+	add("at the greeting", start, always...)
+	add("at the login", challenged, always...)
 	add("at the change", asked, always...)
 	answer := func(parts ...string) []byte { return []byte(strings.Join(parts, "")) }
-	info := "$7\r\nrole:xx\r\n"
+	text := func(s string) string { return fmt.Sprintf("$%d\r\n%s\r\n", len(s), s) }
+	info := text("role:master\r\nconfig_file:/x")
 	user := "*4\r\n+flags\r\n*1\r\n+on\r\n+passwords\r\n*0\r\n"
 	none := strings.Repeat("*0\r\n", 4)
+	// short are many lines, each of which takes many times its length once it is a string
+	// or a key of a map.
+	short := func(size int) string {
+		var b strings.Builder
+		for i := 0; b.Len() < size; i++ {
+			fmt.Fprintf(&b, "%x\n", i)
+		}
+		return b.String()
+	}
 	add("at the change", asked,
+		say("an INFO of 8,000,000 bytes in short lines", answer(text("config_file:/x\n"+short(8_000_000)), user, "*0\r\n", none)),
+		say("an INFO without lines", answer(text(strings.Repeat("x", 100_000)), user, "*0\r\n", none)),
 		say("an array where a text is asked for", answer("*1\r\n+role\r\n", user, "*0\r\n", none)),
 		say("a text where a user is asked for", answer(info, "+user\r\n", "*0\r\n", none)),
 		say("numbers where users are listed", answer(info, user, "*1\r\n:1\r\n", none)),
@@ -80,17 +95,27 @@ func Redis() []Case {
 	return cases
 }
 
-// redisReaches serves a connection honestly until a moment, if that comes.
+// redisReaches serves a connection honestly until a moment, if that comes. The client
+// says HELLO, AUTH and then what a change takes.
 func redisReaches(c net.Conn, at moment) bool {
 	in := bufio.NewReader(c)
-	if !command(in) {
-		return false
-	}
-	if at == start {
-		return true
-	}
-	if _, err := io.WriteString(c, "+OK\r\n"); err != nil {
-		return false
+	for _, step := range []struct {
+		moment moment
+		answer string
+	}{
+		// Redis 7.0 says so where the user default has a password.
+		{start, "-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n"},
+		{challenged, "+OK\r\n"},
+	} {
+		if !command(in) {
+			return false
+		}
+		if at == step.moment {
+			return true
+		}
+		if _, err := io.WriteString(c, step.answer); err != nil {
+			return false
+		}
 	}
 	return command(in)
 }

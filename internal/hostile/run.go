@@ -28,7 +28,8 @@ const (
 )
 
 // Run has a rotator's Set meet every server, with and without TLS, and its Test those
-// that lie when it is over. Each Set must fail in time, say where, and hang up.
+// that lie when it is over. Each Set must hear the lie, fail in time, say where, and
+// hang up.
 // What it says must be fit to be shown. cfg is what the servers have for TLS; the
 // rotator must trust it for localhost.
 func Run(t *testing.T, r rotators.Rotator, cases []Case, cfg *tls.Config) {
@@ -72,6 +73,8 @@ func meet(t *testing.T, r rotators.Rotator, c Case, cfg *tls.Config) (problems [
 	}
 	if !s.Left(late) {
 		problems = append(problems, "the connection is still there")
+	} else if !s.Told() {
+		problems = append(problems, "nobody has heard the lie")
 	}
 	if leaves {
 		if err != nil {

@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"regexp"
 	"slices"
@@ -83,6 +84,10 @@ func TestLogin(t *testing.T) {
 
 // TestNodes reads the servers beside the host, for an engine that has them.
 func TestNodes(t *testing.T) {
+	var many []string // in the order of their names
+	for i := range 64 {
+		many = append(many, fmt.Sprintf("n%02d:6379", i))
+	}
 	for _, c := range []struct{ nodes, want, err string }{
 		{`null`, "", ""},
 		{`[]`, "", ""},
@@ -94,6 +99,8 @@ func TestNodes(t *testing.T) {
 		{`[1]`, "", `"nodes"`},
 		{`"b:0"`, "", `"nodes"`},
 		{`"redis://b"`, "", `"nodes"`},
+		{`"` + strings.Join(many[:64], ",") + `"`, "", `lists 64 servers beside the one in "host"`},
+		{`"db,` + strings.Join(many[:63], ",") + "," + strings.Join(many[:63], ",") + `"`, strings.Join(many[:63], ","), ""},
 	} {
 		e := unopened(t)
 		value := rotators.NewSecret(`{"host":"DB","port":6379,"username":"app","password":"pw","nodes":` + c.nodes + `}`)

@@ -105,8 +105,18 @@ func (l Login) readNodes(text string) (string, error) {
 		}
 	}
 	slices.Sort(nodes)
-	return strings.Join(slices.Compact(nodes), ","), nil
+	nodes = slices.Compact(nodes)
+	if len(nodes) > maxNodes {
+		return "", rotators.Permanent(fmt.Errorf("the field \"nodes\" lists %d servers beside the one in \"host\", and rekey changes a user on at most %d: rotate fewer servers by this secret", len(nodes), maxNodes))
+	}
+	return strings.Join(nodes, ","), nil
 }
+
+// maxNodes is how many servers a login may be for beside the one at its host. A step logs
+// in to each, one after the other, and all share one limit of bytes: of 8 MB that leaves
+// 128 KB to each, twice what INFO says and a few hundred users. A cluster of Redis may
+// have 1,000 nodes, which is more logins than a step has time for.
+const maxNodes = 63
 
 // Servers returns the login once for each server that it is for, the one at Host
 // first.

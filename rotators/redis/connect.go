@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators/database"
@@ -25,6 +26,9 @@ type connector struct {
 }
 
 func newConnector(o *Options) *connector {
+	// The driver tells stderr about connections with answers to nothing, which any server
+	// can send: a line that is none of the log's, and not JSON.
+	logging.Disable()
 	c := &connector{roots: sync.OnceValues(database.Roots)}
 	if o != nil {
 		c.dial = o.Dial
@@ -35,8 +39,9 @@ func newConnector(o *Options) *connector {
 // open logs in at every server the login is for.
 func (c *connector) open(ctx context.Context, l database.Login) (database.Session, error) {
 	s := &session{}
+	budget := bounded.NewBudget(maxBytes)
 	for _, at := range l.Servers() {
-		n, err := c.openNode(ctx, at)
+		n, err := c.openNode(ctx, at, budget)
 		if err != nil {
 			_ = s.Close(ctx)
 			return nil, err
@@ -48,12 +53,12 @@ func (c *connector) open(ctx context.Context, l database.Login) (database.Sessio
 
 // openNode logs in at one server. The answer to AUTH, which every user may send,
 // is the proof that it serves: users need not have a right to anything else.
-func (c *connector) openNode(ctx context.Context, l database.Login) (*node, error) {
+func (c *connector) openNode(ctx context.Context, l database.Login, budget *bounded.Budget) (*node, error) {
 	raw, err := l.Dial(ctx, c.dial)
 	if err != nil {
 		return nil, explainLogin(ctx, err, l, false)
 	}
-	wire := bounded.NewConn(raw, maxBytes)
+	wire := budget.Conn(raw)
 	var conn net.Conn = wire
 	if !l.Plaintext {
 		roots, err := c.roots()
@@ -91,7 +96,8 @@ func (c *connector) openNode(ctx context.Context, l database.Login) (*node, erro
 	})
 	n.conn = n.client.Conn()
 	// The driver is not given the credentials: it would send them twice where
-	// they are refused.
+	// they are refused. The driver begins with HELLO whatever its options say, and goes on
+	// if a server answers that with an error.
 	if err := n.do(ctx, func() error { return accepted(n.conn.AuthACL(ctx, l.User, l.Password.Reveal())) }); err != nil {
 		_ = n.Close()
 		return nil, explainLogin(ctx, err, l, true)

@@ -125,7 +125,7 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 	case errors.Is(err, errStrange):
 		return because("%s does not answer as a Redis server does, so nothing is known about the password of user %q: find out what listens there, and whether it speaks TLS if the value does not say \"ssl\": false", where, l.User)
 	case errors.Is(err, bounded.ErrTooMuch):
-		return because("%s sends more than the %d bytes that rekey reads of one login, so nothing is known about the password of user %q: find out what listens there", where, maxBytes, l.User)
+		return because("%s sends more than is left of the %d bytes that rekey reads in one login from all nodes, so nothing is known about the password of user %q: find out what listens there", where, maxBytes, l.User)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return because("the login at %s was called off", where)
 	case timedOut(ctx, err) && !reached:
@@ -174,6 +174,9 @@ func (n *node) explain(ctx context.Context, err error, what string) error {
 	}
 	if errors.Is(err, errStrange) {
 		return because("%s does not answer as a Redis server does (%s), so it may or may not have been changed; find out what listens there, then rotate again", n, what)
+	}
+	if errors.Is(err, bounded.ErrTooMuch) {
+		return because("%s sends more than is left of the %d bytes that rekey reads in one login from all nodes (%s), so it may or may not have been changed; find out what listens there, or whether there are thousands of users, then rotate again", n, maxBytes, what)
 	}
 	if timedOut(ctx, err) {
 		return because("%s did not answer in the time there was (%s), so it may or may not have been changed; rotate again", n, what)

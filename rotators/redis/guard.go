@@ -7,11 +7,15 @@ import (
 	"strconv"
 )
 
-// maxBytes is how much one login may be sent. The most that an honest server says is
-// ACL LIST, which is read for each change that a session makes, two at the most: a user
-// with one password is a line of 120 bytes and more, so that this is enough for twenty
-// thousand users.
+// maxBytes is how much one login may be sent, by all its nodes together. The most that an
+// honest server says is ACL LIST, which is read for each change that a session makes, two
+// at the most: a user with one password is a line of 120 bytes and more, so that this is
+// enough for twenty thousand users on one node, and for four hundred on each of 64.
 const maxBytes = 8 << 20
+
+// maxInfo is how long an answer to INFO may be. Redis 7 says 6 KB, and a line more for
+// each replica and database.
+const maxInfo = 64 << 10
 
 const (
 	// maxElements is how many elements all the arrays of one answer may have: an empty

@@ -72,8 +72,11 @@ type state struct {
 	masterAuth  rotators.Secret   // what it logs in with to a primary, if it does so as this user
 	requirePass rotators.Secret   // the old form of the password of the user default, if this is that
 	aclFile     bool              // users are stored in a file of their own
-	info        map[string]string // what INFO says
+	info        map[string]string // what INFO says under infoNames
 }
+
+// infoNames are the names that are read of INFO.
+var infoNames = []string{"role", "run_id", "config_file", "cluster_enabled", "connected_slaves", "master_host", "master_port"}
 
 // own tells whether something of the user's stands in the configuration file.
 func (s *state) own() bool { return !s.masterAuth.IsZero() || !s.requirePass.IsZero() }
@@ -118,7 +121,7 @@ func (n *node) look(ctx context.Context, user string) error {
 	}
 
 	isUser, ok := getUser.Val().([]any)
-	if !ok {
+	if !ok || len(info.Val()) > maxInfo {
 		return n.explain(ctx, errStrange, "reading the user and the configuration")
 	}
 	flags, hashes := readUser(isUser)
@@ -127,8 +130,9 @@ func (n *node) look(ctx context.Context, user string) error {
 	}
 	n.state = state{hashes: hashes, aclFile: value("aclfile") != "", info: map[string]string{}}
 	for line := range strings.Lines(info.Val()) {
-		name, text, _ := strings.Cut(strings.TrimSpace(line), ":")
-		n.info[name] = text
+		if name, text, _ := strings.Cut(strings.TrimSpace(line), ":"); slices.Contains(infoNames, name) {
+			n.info[name] = text
+		}
 	}
 	master := value("masteruser")
 	if master == user || master == "" && user == "default" {

@@ -62,6 +62,8 @@ type Options struct {
 // New returns the rotator for Redis and Valkey. The options may be nil.
 //
 // cfg is there because every database's New has it. No call to AWS is made.
+//
+// New switches off the log of go-redis, which is the whole process's.
 func New(_ aws.Config, o *Options) rotators.Rotator { return database.New(engine(o)) }
 
 func engine(o *Options) database.Engine {
