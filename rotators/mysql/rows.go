@@ -21,8 +21,22 @@ type row struct {
 // settable tells whether rekey sets passwords of this account.
 func (r row) settable() bool { return r.method == native || r.method == cachingSHA2 }
 
+const (
+	// maxPriv is how many bytes of an account MariaDB may store: some hundred are usual.
+	maxPriv = 16 << 10
+	// maxWays is how many ways to log in an account may have beside the first. rekey
+	// makes one, and each costs thousands of rounds of hashing to look at.
+	maxWays = 4
+	// maxCompared is how long a password may be to be compared with hashes. The longest
+	// that MySQL takes by caching_sha2_password has 256 characters.
+	maxCompared = 256
+)
+
 // has tells whether a password is one of the account's.
 func (r row) has(p rotators.Secret) bool {
+	if len(p.Reveal()) > maxCompared {
+		return false
+	}
 	for _, stored := range r.hashes {
 		if verifies(r.method, stored, p.Reveal()) {
 			return true
@@ -68,11 +82,17 @@ func (s *session) rows(ctx context.Context, user string) (all []row, err error) 
 		}
 		for _, f := range found {
 			r := row{account: account{user, f[0]}}
+			if len(f[1]) > maxPriv {
+				return nil, fmt.Errorf("mysql.global_priv has %d bytes for %s, which are too many to be an account", len(f[1]), r.account)
+			}
 			if err := json.Unmarshal([]byte(f[1]), &r.priv); err != nil {
 				return nil, fmt.Errorf("mysql.global_priv has something for %s that cannot be read", r.account)
 			}
 			if r.priv.Role {
 				continue
+			}
+			if len(r.priv.Or) > maxWays {
+				return nil, rotators.Permanent(fmt.Errorf("the account %s has %d ways to log in, and rekey looks at %d at the most: ALTER USER .. IDENTIFIED VIA fewer", r.account, 1+len(r.priv.Or), 1+maxWays))
 			}
 			r.locked, r.method = r.priv.Locked, r.priv.Plugin
 			for i, w := range append([]way{r.priv.way}, r.priv.Or...) {
