@@ -240,6 +240,9 @@ func checkPolicies() (ok bool) {
 			if e.Allowed || e.Denied {
 				continue
 			}
+			if e.Action == "sts:AssumeRole" && slices.Contains(e.Context["aws:ResourceAccount"], strangers) {
+				continue // an account that the stack does not name, where every role is refused
+			}
 			refused++
 			// What is not there, or has lost its tag, is refused as it should be.
 			if _, tagged := e.Context["aws:ResourceTag/rekey:rotator"]; tagged || !strings.HasPrefix(e.Action, "ssm:") {
