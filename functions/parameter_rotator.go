@@ -86,9 +86,9 @@ type parameterRotator struct {
 const (
 	// comeBack is as long as a deleted parameter's name must rest.
 	comeBack = 30
-	// atOnce is for messages that no worker of this version takes. Until such a message
-	// is a dead letter it holds up its parameter's others.
-	atOnce = 0
+	// soon is for messages that no worker of this version takes. Until such a message is
+	// a dead letter it holds up its parameter's others.
+	soon = 1
 )
 
 // Invoke implements lambda.Handler.
@@ -106,7 +106,7 @@ func (h *parameterRotator) Invoke(ctx context.Context, payload []byte) ([]byte, 
 	// The engine logs what fails in a step. This fails before.
 	err = &EventError{err}
 	h.engine.Log.ErrorContext(ctx, "event", "messageId", record.MessageId, "error", err.Error())
-	return nil, h.failed(ctx, record, err, atOnce)
+	return nil, h.failed(ctx, record, err, soon)
 }
 
 // readMessage decodes an event of one message, and checks all that can be known of the
