@@ -468,13 +468,13 @@ func (s *session) choose(ctx context.Context, user string, rows []row, accept []
 	return chosen, nil
 }
 
-// holds reports whether an account has a password that logged in as its user, or that
-// this session has set. Which account a login was of, the server said that took the
+// holds reports whether an account has a password that logged in as its user, before this
+// session first changed it: what is put back need not be there. Which account a login was of, the server said that took the
 // login; what an account has, the admin reads itself. It is true where no login was
 // needed, and of methods whose hashes are not known here.
 func (s *session) holds(user string, r row) bool {
 	p, proved := s.proofs[user]
-	return !proved || !r.settable() || slices.ContainsFunc(slices.Concat(p.passwords, s.set[user]), r.has)
+	return !proved || !r.settable() || len(s.set[user]) > 0 || slices.ContainsFunc(p.passwords, r.has)
 }
 
 func accountsOf(rows []row) (all []account) {
