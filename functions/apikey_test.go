@@ -1,9 +1,11 @@
 package functions_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 
+	"github.com/rekeyhq/rekey/functions"
 	"github.com/rekeyhq/rekey/internal/localaws"
 	"github.com/rekeyhq/rekey/rotators"
 	"github.com/rekeyhq/rekey/rotators/apikey"
@@ -243,4 +246,49 @@ func TestANamedKeyThatWasReplacedByHand(t *testing.T) {
 			})
 		}
 	}
+}
+
+// notedIssuer is an issuer that records intents at the vendor, by a URL with the key in it, as
+// many vendors want it. An http.Client's error holds the URL.
+type notedIssuer struct {
+	*vendor
+	r rotators.Rotation
+}
+
+func (n notedIssuer) Done(context.Context, string) error {
+	f, _ := n.r.Current.Field("SecretAccessKey")
+	return fmt.Errorf("Delete \"https://vendor.test/notes?key=%s\": dial tcp: connection refused", f.Reveal())
+}
+
+// A rotator logs by itself, past the redactor: so its lines hold no error.
+func TestNoIssuersErrorIsLogged(t *testing.T) {
+	everyNamed(t, func(t *testing.T, k *keyed) {
+		var log bytes.Buffer
+		was := slog.Default()
+		slog.SetDefault(slog.New(slog.NewJSONHandler(&log, nil)))
+		defer slog.SetDefault(was)
+		k.vendor.keys["key-77"] = apikey.Name(k.arn, "an earlier run", k.time().Add(-time.Hour))
+		cfg := k.config(&named{RoundTripper: &rotatortest.Wire{}, k: k}, k.rekeys)
+		clock := &apikey.Clock{Now: k.time, Pause: k.pause}
+		registry := rotators.Registry{"acme": apikey.New(func(_ context.Context, r rotators.Rotation) (apikey.Issuer, error) {
+			return notedIssuer{k.vendor, r}, nil
+		}, clock)}
+		if k.service == "ssm" {
+			h := functions.ParameterRotator(cfg, registry)
+			slog.SetDefault(slog.New(slog.NewJSONHandler(&log, nil))) // setUp's goes to stdout
+			_, _ = h.Invoke(t.Context(), k.order)                     // Done fails in setSecret, too
+		} else {
+			h := functions.SecretRotator(cfg, registry)
+			slog.SetDefault(slog.New(slog.NewJSONHandler(&log, nil)))
+			if _, err := h.Invoke(t.Context(), k.event("createSecret", tokenOf(9))); err != nil {
+				t.Error(err)
+			}
+		}
+		if strings.Contains(log.String(), vendorSecret("key-0")) {
+			t.Errorf("a secret is in the log: %s", log.String())
+		}
+		if !strings.Contains(log.String(), "the issuer's Done failed") {
+			t.Errorf("logged %s", log.String())
+		}
+	})
 }

@@ -609,6 +609,145 @@ func TestALabelledVersionOfAnyFormKeepsItsKey(t *testing.T) {
 	}
 }
 
+// stranger stores, without reading anything, an id of another application's key with a
+// made-up secret; then the owner puts back what was there.
+func (k *keyed) stranger(theirs string) (version string) {
+	ctx := k.t.Context()
+	k.giveUp(token)
+	was := ""
+	sm := secretsmanager.NewFromConfig(k.person)
+	if k.service != "ssm" {
+		v, err := sm.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &k.arn})
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		was = *v.VersionId
+	}
+	k.store(fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":"made-up-made-up-made-up-made-up-made-up"}`, idIn(theirs)))
+	if k.service == "ssm" {
+		k.store(k.first)
+		return "2"
+	}
+	v, err := sm.GetSecretValue(ctx, &secretsmanager.GetSecretValueInput{SecretId: &k.arn})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if _, err := sm.UpdateSecretVersionStage(ctx, &secretsmanager.UpdateSecretVersionStageInput{SecretId: &k.arn, VersionStage: aws.String("AWSCURRENT"), MoveToVersionId: &was, RemoveFromVersionId: v.VersionId}); err != nil {
+		k.t.Fatal(err)
+	}
+	return *v.VersionId
+}
+
+// The id alone of another application's key makes no room for a new one. The rotation stops
+// and names the key.
+func TestAnIDAloneMakesNoRoom(t *testing.T) {
+	everyKeyed(t, localaws.IAMDelays{}, func(t *testing.T, k *keyed) {
+		ctx := t.Context()
+		theirs, err := k.theirs(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.stranger(theirs)
+		k.begin(tokenOf(2))
+		if err := k.rotate(ctx, &rotatortest.Wire{}, tokenOf(2)); err == nil || !strings.Contains(err.Error(), idIn(theirs)+" is left alone") {
+			t.Errorf("got %v", err)
+		}
+		if err := errors.Join(k.works(ctx, "the other application's key", theirs), k.serves(ctx), k.harm); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Nor does an order to retire revoke a key by its id alone. The error is permanent.
+func TestAnIDAloneIsNotRetired(t *testing.T) {
+	everyKeyed(t, localaws.IAMDelays{}, func(t *testing.T, k *keyed) {
+		ctx := t.Context()
+		theirs, err := k.theirs(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.tagged(rotation.TagRetire, k.stranger(theirs))
+		if err := k.retire(ctx, &rotatortest.Wire{}); err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), idIn(theirs)+": the key is active, and is refused") {
+			t.Errorf("got %v", err)
+		}
+		if err := errors.Join(k.works(ctx, "the other application's key", theirs), k.serves(ctx), k.harm); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Whoever may only store versions, under a label of their own, and who reads nothing, has
+// no key revoked: the first of the two versions is left without a label.
+func TestAStrangerWhoMayOnlyStoreVersions(t *testing.T) {
+	k := newKeyed(t, "secretsmanager", localaws.IAMDelays{})
+	ctx := t.Context()
+	theirs, err := k.theirs(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.giveUp(token)
+	for _, id := range []string{idIn(theirs), "x"} {
+		if _, err := secretsmanager.NewFromConfig(k.person).PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{
+			SecretId: &k.arn, VersionStages: []string{"x"}, SecretString: aws.String(fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":"made-up-made-up-made-up-made-up-made-up"}`, id)),
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now, err := k.current(ctx); err != nil || now != k.first {
+		t.Fatal(now, err)
+	}
+	if err := k.works(ctx, "before", theirs); err != nil { // the other application is at work: IAM knows it
+		t.Fatal(err)
+	}
+	k.begin(tokenOf(2))
+	if err := k.rotate(ctx, &rotatortest.Wire{}, tokenOf(2)); err == nil || !strings.Contains(err.Error(), idIn(theirs)+" is left alone") {
+		t.Errorf("got %v", err)
+	}
+	if err := errors.Join(k.works(ctx, "the other application's key", theirs), k.serves(ctx), k.harm); err != nil {
+		t.Error(err)
+	}
+}
+
+// A retirement died between disabling the key and deleting it. The key is deleted later,
+// although it does not work any more: by the retirement, run again, or by the next rotation.
+func TestAHalfRevokedKeyIsDeleted(t *testing.T) {
+	for name, end := range map[string]func(k *keyed) error{
+		"by the retirement":    func(k *keyed) error { return k.retire(k.t.Context(), &rotatortest.Wire{}) },
+		"by the next rotation": func(k *keyed) error { return k.rotate(k.t.Context(), &rotatortest.Wire{}, tokenOf(2)) },
+		"for want of room": func(k *keyed) error {
+			k.tagged(rotation.TagRetire, "")
+			return k.rotate(k.t.Context(), &rotatortest.Wire{}, tokenOf(2))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			everyKeyed(t, localaws.IAMDelays{}, func(t *testing.T, k *keyed) {
+				ctx := t.Context()
+				if err := k.rotate(ctx, &rotatortest.Wire{}, token); err != nil {
+					t.Fatal(err)
+				}
+				k.pass(25 * time.Hour)
+				if err := k.retire(ctx, &cut{operation: "DeleteAccessKey"}); err == nil {
+					t.Fatal("the process did not die")
+				}
+				if keys, err := k.keys(ctx); err != nil || len(keys) != 2 {
+					t.Fatal(keys, err)
+				}
+				k.pass(time.Minute)
+				if name != "by the retirement" {
+					k.begin(tokenOf(2))
+				}
+				if err := errors.Join(end(k), k.serves(ctx), k.harm); err != nil {
+					t.Error(err)
+				}
+				keys, err := k.keys(ctx)
+				if _, there := keys[idIn(k.first)]; there || err != nil {
+					t.Errorf("the keys are %v (%v)", keys, err)
+				}
+			})
+		})
+	}
+}
+
 // Within a grace a person deletes the old key, makes one by hand and stores it. The next
 // rotation makes room by the key that readers got before, at its first try, and says
 // nothing about keys that the secret is not said to have recorded.

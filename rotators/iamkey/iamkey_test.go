@@ -338,6 +338,26 @@ func TestLogsTheLastUse(t *testing.T) {
 	}
 }
 
+// The option ses was changed to another region. The password in the older value is that of
+// the region before, and its key is retired all the same.
+func TestRetireAfterSESMovedToAnotherRegion(t *testing.T) {
+	c := newCloud(t, localaws.Config{})
+	old := c.value("app")
+	old, err := old.With(fieldSMTP, smtpPassword(field(t, old, fieldSecret), "us-east-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, secret := c.AddAccessKey("arn:aws:iam::000000000000:user/app")
+	r := rotation(rotators.NewSecret(fmt.Sprintf(`{"AccessKeyId":%q,"SecretAccessKey":%q}`, id, secret)), rotators.Settings{Options: map[string]string{"ses": "eu-west-1"}})
+	r.Previous = func(context.Context) (rotators.Secret, error) { return old, nil }
+	if err := New(c.config(nil, "local", "local"), c.apikey()).(rotators.Retirer).Retire(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := c.ids(t.Context(), "app"); err != nil || len(ids) != 1 || ids[0] != id {
+		t.Errorf("the keys are %v (%v)", ids, err)
+	}
+}
+
 // The vectors are those that the AWS provider of Terraform tests itself with; the
 // algorithm that the developer guide of SES gives in Python makes the same of them.
 func TestSMTPPassword(t *testing.T) {
