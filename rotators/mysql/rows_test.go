@@ -49,7 +49,7 @@ func TestRowsThatAreNoAccounts(t *testing.T) {
 // TestPasswordsThatAreNotCompared holds that neither a long password nor a hash of many
 // rounds is computed with, since both are for others to choose.
 func TestPasswordsThatAreNotCompared(t *testing.T) {
-	long := strings.Repeat("p",256)
+	long := strings.Repeat("p", 256)
 	salt := strings.Repeat("s", sha2Salt)
 	for name, c := range map[string]struct {
 		method, stored, password string
