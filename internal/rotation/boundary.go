@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -72,8 +73,10 @@ func IsPanic(err error) bool {
 
 // mask knows the values of one attempt and hides them in texts.
 type mask struct {
-	forms []string
-	known map[string]int // how deep texts were looked into
+	forms  []string
+	known  map[string]int // how deep texts were looked into
+	others []string       // forms of the values of other secrets
+	said   []string       // what the rotated secret's owner wrote into its public fields
 }
 
 // deepest is how deep values are looked for in values: a URL in a field of an object in a
@@ -91,7 +94,39 @@ const shortest = 4
 // learn adds a value: the whole of it, the fields of a JSON object or URL, and
 // the ways in which programs commonly write such a text. Fields that say where
 // a credential belongs, such as host, stay readable.
-func (m *mask) learn(value rotators.Secret) { m.learnTo(deepest, value) }
+func (m *mask) learn(value rotators.Secret) {
+	m.learnTo(deepest, value)
+	var object map[string]any
+	if json.Unmarshal([]byte(value.Reveal()), &object) == nil {
+		for name, member := range object {
+			if text, ok := member.(string); ok && rotators.Public(name) {
+				m.hear(text)
+			}
+		}
+		return
+	}
+	for _, name := range []string{"host", "username", "dbname"} { // of a URL
+		if field, err := value.Field(name); err == nil {
+			m.hear(field.Reveal())
+		}
+	}
+}
+
+// learnOther adds the value of another secret. What the owner of the rotated secret wrote
+// may hold it: showing the owner's own text tells the owner nothing, and hiding a part of
+// that text would say which of hundreds of guesses is right.
+func (m *mask) learnOther(value rotators.Secret) {
+	other := &mask{}
+	other.learnTo(deepest, value)
+	m.others = append(m.others, other.forms...)
+}
+
+// hear notes a text of the rotated secret's owner, in the spellings in which errors quote it.
+func (m *mask) hear(text string) {
+	if len(text) >= shortest {
+		m.said = append(m.said, text, strings.ToLower(text), inner(strconv.Quote(text)), bounded.Printable(text))
+	}
+}
 
 func (m *mask) learnTo(depth int, value rotators.Secret) {
 	whole := value.Reveal()
@@ -226,18 +261,53 @@ func (m *mask) show(text string) string {
 	return b.String()
 }
 
-// around returns what stands before, between and after known texts, of which the
-// longest are looked for first, so that no part of one that holds or overlaps another is
-// left standing.
-func (m *mask) around(text string) []string {
-	forms := slices.Clone(m.forms)
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
-	// A byte stands in for the mark, in which a short password could be found.
-	const mark = "\x00"
-	for _, form := range forms {
-		text = strings.ReplaceAll(text, form, mark)
+// around returns what stands before, between and after known texts. Where known texts
+// overlap, all of both is left out.
+func (m *mask) around(text string) (parts []string) {
+	var hits []span
+	for _, form := range m.forms {
+		hits = append(hits, spans(text, form)...)
 	}
-	return strings.Split(text, mark)
+	var said []span
+	for _, form := range m.others {
+		for _, hit := range spans(text, form) {
+			if said == nil {
+				for _, own := range m.said {
+					said = append(said, spans(text, own)...)
+				}
+			}
+			if !slices.ContainsFunc(said, hit.within) {
+				hits = append(hits, hit)
+			}
+		}
+	}
+	slices.SortFunc(hits, func(a, b span) int { return cmp.Or(a.from-b.from, b.to-a.to) })
+	end := 0
+	for i, hit := range hits {
+		if i == 0 || hit.from >= end {
+			parts = append(parts, text[end:hit.from])
+		}
+		end = max(end, hit.to)
+	}
+	return append(parts, text[end:])
+}
+
+// span is a part of a text.
+type span struct{ from, to int }
+
+func (s span) within(other span) bool { return other.from <= s.from && s.to <= other.to }
+
+// spans returns where a text holds another, overlapping ones included.
+func spans(text, part string) (all []span) {
+	for from := 0; part != ""; from++ {
+		at := strings.Index(text[from:], part)
+		if at < 0 {
+			break
+		}
+		from += at
+		all = append(all, span{from, from + len(part)})
+	}
+	return all
 }
 
 // base64Forms returns what of the base64 of any text around this one is sure

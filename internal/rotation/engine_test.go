@@ -328,7 +328,7 @@ func TestTheMaskKnowsEveryPart(t *testing.T) {
 			"asn1: at MIGHAgEAMBMGByqGSM49AgEG, \"nDKJKmmqvFsbzaVs\\n-----END", "asn1: at [redacted], \"[redacted]\\n-----END"},
 		{"the name of a key", `{"engine":"spy","password":"x","alg":"ES256","kid":"the-new-one","keys":"{\"keys\":[{\"alg\":\"HS512\",\"k\":\"AyM1SysPpbyD\"}]}"}`, second,
 			"the-new-one is for ES256, not HS512 as AyM1SysPpbyD", "the-new-one is for ES256, not HS512 as [redacted]"},
-		{"a short password before another", `{"engine":"spy","password":"=s"}`, second, "password=second-password.", "password=[redacted]."},
+		{"a short password before another", `{"engine":"spy","password":"=s"}`, second, "password=second-password.", "password[redacted]."},
 		{"one that was escaped", `{"engine":"spy","password":"an\u001b escaped\u2028 \"one\""}`, second, bounded.Text("with an\x1b escaped\u2028 \"one\"."), "with [redacted]."},
 		{"one of several lines, escaped but for these", `{"engine":"spy","password":"two\n\u001blines"}`, second, "with two\n\x1blines.", "with [redacted]."},
 		{"a password in the mark of a masked one", `{"engine":"spy","password":"act"}`, second, "second-password", "[redacted]"},
@@ -448,6 +448,32 @@ func TestARotatorLearnsAndTheMaskLearnsWithIt(t *testing.T) {
 	}
 	if !errors.Is(err, io.EOF) {
 		t.Error("the chain is lost")
+	}
+}
+
+// An owner may guess at another secret in the fields that errors show. The owner's text is
+// shown as it is, right or wrong, and what others say of that secret is redacted.
+func TestGuessesAreShownAsTheirOwnerWroteThem(t *testing.T) {
+	for _, c := range []struct{ host, said, want string }{
+		{"a.the-admins-password.b", "host a.the-admins-password.b", "host a.the-admins-password.b"},
+		{"The-Admins-Password", "host the-admins-password", "host the-admins-password"},
+		{"a.the-admins-password.b", "it said the-admins-password at a.the-admins-password.b", "it said [redacted] at a.the-admins-password.b"},
+		{"admins", "it said the-admins-password", "it said [redacted]"}, // a piece guessed right shows none of the rest
+		{"the-admins-password", "it said dGhlLWFkbWlucy1wYXNzd29yZA", "it said [redacted]"},
+		{"the-first-password", "host the-first-password", "host [redacted]"}, // of one's own
+	} {
+		text, _ := json.Marshal(map[string]string{"engine": "spy", "host": c.host, "password": "the-first-password"})
+		store := memstore.New(rotators.NewSecret(string(text)), nil)
+		store.Begin(token)
+		e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+			_, _ = r.Lookup(t.Context(), "admin")
+			return rotators.Secret{}, errors.New(c.said)
+		}})
+		e.Others = admin{}
+		err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+		if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) {
+			t.Errorf("host %s: %v, want %q", c.host, err, c.want)
+		}
 	}
 }
 
