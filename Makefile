@@ -112,7 +112,7 @@ bench: tools-postgres ## measure what BENCHMARKS.md reports
 	@ls -l dist/*/bootstrap
 
 tools: ## bring the servers and tools that the tests run, as far as they are missing
-	@$(FETCH) postgres postgres-18 mariadb redis aws ssh >/dev/null
+	@$(FETCH) postgres postgres-18 pgbouncer mariadb redis aws ssh >/dev/null
 
 tools-%:
 	@$(FETCH) $* >/dev/null
