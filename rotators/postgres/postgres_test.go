@@ -417,7 +417,7 @@ func TestServersThatKnowNoVerifiers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &session{conn, opened.(*session).wire, loginOf(t, current)}
+		s := &session{conn: conn, wire: opened.(*session).wire, login: loginOf(t, current)}
 		want.check(t, s.SetPasswords(t.Context(), "ancient", rotators.NewSecret("after")), "before", "after")
 		_ = s.Close(t.Context())
 	}
