@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -14,6 +15,7 @@ type row struct {
 	account
 	method string   // "" if it is not the same for all hashes
 	hashes []string // on MySQL the primary first
+	mixed  []way    // MariaDB only: each hash with its method, if that is not the same for all
 	locked bool
 	priv   privileges // MariaDB only
 }
@@ -37,12 +39,25 @@ func (r row) has(p rotators.Secret) bool {
 	if len(p.Reveal()) > maxCompared {
 		return false
 	}
-	for _, stored := range r.hashes {
-		if verifies(r.method, stored, p.Reveal()) {
-			return true
-		}
+	return slices.ContainsFunc(r.hashes, func(hash string) bool { return verifies(r.method, hash, p.Reveal()) }) ||
+		slices.ContainsFunc(r.mixed, func(w way) bool { return verifies(w.Plugin, w.Hash, p.Reveal()) })
+}
+
+// byOthers are methods of logging in that no stored password decides about, or that only
+// the server's own socket does.
+var byOthers = []string{"unix_socket", "auth_socket", "gssapi", "pam", "named_pipe", "mysql_no_login", "AWSAuthenticationPlugin", "authentication_pam", "authentication_ldap_sasl",
+	"authentication_ldap_simple", "authentication_kerberos", "authentication_windows", "authentication_fido", "authentication_webauthn", "authentication_openid_connect"}
+
+// unseen reports whether the account logs in by a password that is stored in a way that
+// is not known here.
+func (r row) unseen() bool {
+	unseen := func(method string) bool {
+		return method != native && method != cachingSHA2 && !slices.Contains(byOthers, method)
 	}
-	return false
+	if r.mixed != nil {
+		return slices.ContainsFunc(r.mixed, func(w way) bool { return unseen(w.Plugin) })
+	}
+	return unseen(r.method)
 }
 
 // privileges is what MariaDB stores of an account (mysql.global_priv), in part.
@@ -102,7 +117,10 @@ func (s *session) rows(ctx context.Context, user string) (all []row, err error) 
 				case w.Plugin != r.method:
 					r.method = ""
 				}
-				r.hashes = append(r.hashes, w.Hash)
+				r.hashes, r.mixed = append(r.hashes, w.Hash), append(r.mixed, w)
+			}
+			if r.method != "" {
+				r.mixed = nil
 			}
 			all = append(all, r)
 		}

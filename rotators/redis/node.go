@@ -124,7 +124,7 @@ func (n *node) look(ctx context.Context, user string) error {
 	if !ok || len(info.Val()) > maxInfo {
 		return n.explain(ctx, errStrange, "reading the user and the configuration")
 	}
-	flags, hashes := readUser(isUser)
+	flags, hashes := parseUser(isUser)
 	if slices.Contains(flags, "nopass") {
 		return rotators.Permanent(fmt.Errorf("the user %q at %s logs in with any password or none (nopass), so a login proves nothing: give it one by ACL SETUSER %s resetpass >PASSWORD, and put it into the value", user, n, user))
 	}
@@ -158,8 +158,29 @@ func (n *node) look(ctx context.Context, user string) error {
 	return nil
 }
 
-// readUser reads flags and password hashes from what ACL GETUSER says.
-func readUser(list []any) (flags, hashes []string) {
+// readUser reads the flags and password hashes of a user, who may not exist.
+func (n *node) readUser(ctx context.Context, user string) (flags, hashes []string, err error) {
+	var said any
+	err = n.do(ctx, func() (err error) {
+		said, err = n.conn.Do(ctx, "ACL", "GETUSER", user).Result()
+		return err
+	})
+	if errors.Is(err, redis.Nil) {
+		return nil, nil, nil
+	}
+	is, ok := said.([]any)
+	if err == nil && !ok {
+		err = errStrange
+	}
+	if err != nil {
+		return nil, nil, n.explain(ctx, err, "ACL GETUSER")
+	}
+	flags, hashes = parseUser(is)
+	return flags, hashes, nil
+}
+
+// parseUser reads flags and password hashes from what ACL GETUSER says.
+func parseUser(list []any) (flags, hashes []string) {
 	for i := 0; i+1 < len(list); i += 2 {
 		texts, _ := list[i+1].([]any)
 		for _, text := range texts {
