@@ -115,14 +115,17 @@ var reasons = []reason{
 		"Redis": {missing: "Redis limits the connections of all users together (maxclients): rotators/redis tests that"},
 	}},
 
-	// The server lets the user in twice more in this hour.
-	{"the limit of connections in an hour", map[string]on{
+	{"too few connections in an hour", map[string]on{
+		"PostgreSQL": {missing: "PostgreSQL counts no logins"},
+		"MySQL": {want: always(`! may log in 2 times in an hour \(MAX_CONNECTIONS_PER_HOUR\)`), arrange: func(t *testing.T, u user) func(*testing.T, user) {
+			return hourly(t, u, 2, 0)
+		}},
+		"Redis": {missing: "Redis counts no logins"},
+	}},
+	{"all connections of the hour but one used up", map[string]on{
 		"PostgreSQL": {missing: "PostgreSQL counts no logins"},
 		"MySQL": {arrange: func(t *testing.T, u user) func(*testing.T, user) {
-			inMySQL(t, "ALTER USER "+u.name+" WITH MAX_CONNECTIONS_PER_HOUR 2", "FLUSH USER_RESOURCES")
-			return func(t *testing.T, u user) {
-				inMySQL(t, "ALTER USER "+u.name+" WITH MAX_CONNECTIONS_PER_HOUR 0", "FLUSH USER_RESOURCES")
-			}
+			return hourly(t, u, 6, 5)
 		}, want: func(s strategy) string {
 			if s.alternating {
 				return works // the clone has the limit for itself
@@ -172,16 +175,28 @@ var reasons = []reason{
 	}},
 }
 
+// hourly has the server let a user in so many times in an hour, of which the application
+// uses up some.
+func hourly(t *testing.T, u user, limit, used int) func(*testing.T, user) {
+	inMySQL(t, fmt.Sprintf("ALTER USER %s WITH MAX_CONNECTIONS_PER_HOUR %d", u.name, limit), "FLUSH USER_RESOURCES")
+	for range used {
+		if err := u.lets(t, u.at, u.name, current); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func(t *testing.T, u user) {
+		inMySQL(t, "ALTER USER "+u.name+" WITH MAX_CONNECTIONS_PER_HOUR 0", "FLUSH USER_RESOURCES")
+	}
+}
+
 const noPooler = "the system's packages have no pooler for it"
 
 func nothing(*testing.T, user) {}
 
 func wrongPassword(s strategy) string {
 	switch {
-	case s.delegated && !s.alternating:
-		return works // that is what delegating is for
 	case s.delegated:
-		return works
+		return works // that is what delegating is for
 	case s.admin:
 		return "! does not act for .* no password it has held logs in"
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -17,6 +18,7 @@ type row struct {
 	hashes []string // on MySQL the primary first
 	mixed  []way    // MariaDB only: each hash with its method, if that is not the same for all
 	locked bool
+	hourly string     // how many logins the account has in an hour; "0": any number
 	priv   privileges // MariaDB only
 }
 
@@ -109,7 +111,7 @@ func (s *session) rows(ctx context.Context, user string) (all []row, err error) 
 			if len(r.priv.Or) > maxWays {
 				return nil, rotators.Permanent(fmt.Errorf("the account %s has %d ways to log in, and rekey looks at %d at the most: ALTER USER .. IDENTIFIED VIA fewer", r.account, 1+len(r.priv.Or), 1+maxWays))
 			}
-			r.locked, r.method = r.priv.Locked, r.priv.Plugin
+			r.locked, r.method, r.hourly = r.priv.Locked, r.priv.Plugin, strconv.FormatInt(r.priv.Connections, 10)
 			for i, w := range append([]way{r.priv.way}, r.priv.Or...) {
 				switch {
 				case i > 0 && w == (way{}): // stands for the first one
@@ -127,13 +129,13 @@ func (s *session) rows(ctx context.Context, user string) (all []row, err error) 
 		return all, nil
 	}
 	// In hexadecimal, because a salt may hold any character.
-	found, err := s.query(ctx, `SELECT Host, plugin, HEX(authentication_string), HEX(User_attributes->>'$.additional_password'), account_locked
-		FROM mysql.user WHERE User = `+quoteText(user)+" ORDER BY Host", 5)
+	found, err := s.query(ctx, `SELECT Host, plugin, HEX(authentication_string), HEX(User_attributes->>'$.additional_password'), account_locked, max_connections
+		FROM mysql.user WHERE User = `+quoteText(user)+" ORDER BY Host", 6)
 	if err != nil {
 		return nil, explainChange(ctx, err, s.login)
 	}
 	for _, f := range found {
-		r := row{account: account{user, f[0]}, method: f[1], locked: f[4] == "Y"}
+		r := row{account: account{user, f[0]}, method: f[1], locked: f[4] == "Y", hourly: f[5]}
 		for _, h := range f[2:4] {
 			if stored, err := hex.DecodeString(h); err == nil && h != "" {
 				r.hashes = append(r.hashes, string(stored))

@@ -72,7 +72,7 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 	}
 	defer unlock()
 	if user == s.login.User {
-		if err := s.alone(ctx); err != nil {
+		if err := s.mayChangeItself(ctx); err != nil {
 			return err
 		}
 	}
@@ -329,6 +329,9 @@ func (s *session) setByAdmin(ctx context.Context, user string, accept []rotators
 	}
 	var other []account
 	for _, r := range chosen {
+		if err := hasRoom(r.account, r.hourly); err != nil {
+			return err
+		}
 		if !r.settable() {
 			other = append(other, r.account)
 		}
@@ -535,10 +538,34 @@ func (s *session) choose(ctx context.Context, user string, rows []row, accept []
 	return chosen, nil
 }
 
-// alone refuses to change the session's own account where others of the same name have the
-// same password, which the session may not change with it. It sees them only if it may
-// read mysql.*.
-func (s *session) alone(ctx context.Context) error {
+// minHourly is how many logins an account must have in an hour: a rotation makes up to five,
+// and what is left of them cannot be seen.
+const minHourly = 6
+
+// hasRoom refuses an account that may log in so seldom that the last login of a rotation
+// would be refused, after its password was changed.
+func hasRoom(a account, hourly string) error {
+	if n, err := strconv.Atoi(hourly); err != nil || n == 0 || n >= minHourly {
+		return nil
+	}
+	return rotators.Permanent(fmt.Errorf("the account %s may log in %s times in an hour (MAX_CONNECTIONS_PER_HOUR), and a rotation takes %d of them, so nothing was changed: ALTER USER .. WITH MAX_CONNECTIONS_PER_HOUR more", a, hourly, minHourly-1))
+}
+
+// mayChangeItself refuses to change the session's own account where the proof would find no room, or
+// where others of the same name have the same password, which the session may not change
+// with it. It sees these only if it may read mysql.*.
+func (s *session) mayChangeItself(ctx context.Context) error {
+	of := "SHOW CREATE USER"
+	if !s.isMariaDB() {
+		of += " CURRENT_USER()"
+	}
+	if shown, err := s.row(ctx, of, 1); err == nil {
+		_, limits, _ := cut(shown[0], " MAX_CONNECTIONS_PER_HOUR ")
+		hourly, _, _ := strings.Cut(limits, " ")
+		if err := hasRoom(s.account, hourly); err != nil {
+			return err
+		}
+	}
 	rows, err := s.rows(ctx, s.login.User)
 	if err != nil {
 		return nil // it may not look, as a rule

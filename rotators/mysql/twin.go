@@ -55,6 +55,9 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 		return err
 	}
 	for _, b := range bases {
+		if err := hasRoom(b.account, b.hourly); err != nil {
+			return err
+		}
 		if !b.settable() {
 			return otherMethod(b.account)
 		}
