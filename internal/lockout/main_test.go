@@ -28,6 +28,7 @@ import (
 
 	"github.com/rekeyhq/rekey/internal/servers"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
 	mysqlrotator "github.com/rekeyhq/rekey/rotators/mysql"
 	"github.com/rekeyhq/rekey/rotators/postgres"
 	"github.com/rekeyhq/rekey/rotators/redis"
@@ -46,11 +47,11 @@ var (
 
 // engine is a kind of server, as an application and an owner use it.
 type engine struct {
-	name    string
-	rotator rotators.Rotator
-	port    func() int
-	tls     bool
-	admin   string // its user
+	name  string
+	new   func(database.DialFunc) rotators.Rotator
+	port  func() int
+	tls   bool
+	admin string // its user
 	// create makes a user who may log in from anywhere and change itself, if the engine
 	// lets a user.
 	create func(t *testing.T, user, password string)
@@ -61,7 +62,9 @@ type engine struct {
 }
 
 var engines = []engine{
-	{name: "PostgreSQL", rotator: postgres.New(aws.Config{}, nil), port: func() int { return pg.Port }, tls: true, admin: "boss",
+	{name: "PostgreSQL", new: func(d database.DialFunc) rotators.Rotator {
+		return postgres.New(aws.Config{}, &postgres.Options{Dial: d})
+	}, port: func() int { return pg.Port }, tls: true, admin: "boss",
 		create: func(t *testing.T, user, password string) {
 			inPostgres(t, "CREATE ROLE "+user+" LOGIN PASSWORD '"+password+"'")
 			t.Cleanup(func() {
@@ -93,7 +96,9 @@ var engines = []engine{
 			}
 			return ""
 		}},
-	{name: "MySQL", rotator: mysqlrotator.New(aws.Config{}, nil), port: func() int { return sql.Port }, tls: true, admin: "boss",
+	{name: "MySQL", new: func(d database.DialFunc) rotators.Rotator {
+		return mysqlrotator.New(aws.Config{}, &mysqlrotator.Options{Dial: d})
+	}, port: func() int { return sql.Port }, tls: true, admin: "boss",
 		create: func(t *testing.T, user, password string) {
 			inMySQL(t, "CREATE USER "+user+" IDENTIFIED BY '"+password+"'", "GRANT SELECT ON shop.* TO "+user)
 			if mariaDB {
@@ -122,7 +127,7 @@ var engines = []engine{
 			return func() { _ = conn.Close() }, nil
 		},
 		missing: func(strategy) string { return "" }},
-	{name: "Redis", rotator: redis.New(aws.Config{}, nil), port: func() int { return cache.Port }, admin: "root",
+	{name: "Redis", new: func(d database.DialFunc) rotators.Rotator { return redis.New(aws.Config{}, &redis.Options{Dial: d}) }, port: func() int { return cache.Port }, admin: "root",
 		create: func(t *testing.T, user, password string) {
 			do(t, "ACL", "SETUSER", user, "on", ">"+password, "~*", "+@all")
 			t.Cleanup(func() { _, _ = cache.Do(context.Background(), "ACL", "DELUSER", user) })

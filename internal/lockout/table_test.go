@@ -46,7 +46,7 @@ type user struct {
 
 func always(want string) func(strategy) string { return func(strategy) string { return want } }
 
-// logins makes names of users.
+// numbers makes names of users.
 var numbers atomic.Int32
 
 // TestTable rotates by every strategy on every engine while the server refuses logins for
@@ -74,9 +74,40 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func newName() string { return fmt.Sprintf("u%d", numbers.Add(1)) }
+
+func engineOf(t *testing.T, name string) engine {
+	for _, e := range engines {
+		if e.name == name {
+			return e
+		}
+	}
+	t.Fatalf("no engine %q", name)
+	return engine{}
+}
+
+// next is the user of the pending value.
+func (s strategy) next(u user) string {
+	if s.alternating {
+		return u.name + "_clone"
+	}
+	return u.name
+}
+
+// rotation is an attempt to rotate a user's secret.
+func (s strategy) rotation(u user) rotators.Rotation {
+	return rotators.Rotation{
+		Current: u.value(u.at, u.name, current), Pending: u.value(u.at, s.next(u), pending), Settings: s.settings,
+		Lookup: func(context.Context, string) (rotators.Secret, error) {
+			return u.value(u.at, u.admin, bossPassword), nil
+		},
+		Vouches: func(context.Context, string) (bool, error) { return s.delegated, nil },
+	}
+}
+
 // walk tries one cell.
 func walk(t *testing.T, e engine, s strategy, cell on) {
-	u := user{e, fmt.Sprintf("u%d", numbers.Add(1)), e.port()}
+	u := user{e, newName(), e.port()}
 	stored := current
 	if cell.wrong {
 		stored = "somebody-elses-password"
@@ -92,20 +123,11 @@ func walk(t *testing.T, e engine, s strategy, cell on) {
 	if cell.arrange != nil {
 		lift = cell.arrange(t, u)
 	}
-	next := u.name
-	if s.alternating {
-		next += "_clone"
-	}
-	attempt := rotators.Rotation{
-		Current: e.value(u.at, u.name, current), Pending: e.value(u.at, next, pending), Settings: s.settings,
-		Lookup: func(context.Context, string) (rotators.Secret, error) {
-			return e.value(u.at, e.admin, bossPassword), nil
-		},
-		Vouches: func(context.Context, string) (bool, error) { return s.delegated, nil },
-	}
-	err := e.rotator.Set(t.Context(), attempt)
+	attempt := s.rotation(u)
+	rotator := e.new(nil)
+	err := rotator.Set(t.Context(), attempt)
 	if err == nil {
-		err = e.rotator.Test(t.Context(), attempt)
+		err = rotator.Test(t.Context(), attempt)
 	}
 	want, permanent := strings.CutPrefix(cell.want(s), "! ")
 	switch {
@@ -123,7 +145,7 @@ func walk(t *testing.T, e engine, s strategy, cell on) {
 		}
 		return
 	}
-	if err := e.lets(t, u.at, next, pending); err != nil {
+	if err := e.lets(t, u.at, s.next(u), pending); err != nil {
 		t.Errorf("the application is locked out by the new value: %v", err)
 	}
 	if s.overlap && !cell.wrong || s.alternating {
