@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -23,6 +25,7 @@ type node struct {
 	guard  *guard        // above TLS
 	client *redis.Client
 	conn   *redis.Conn
+	in     bool // the server has taken the login
 
 	state
 }
@@ -250,8 +253,18 @@ func (n *node) knownNodes(ctx context.Context) (int, error) {
 	return known, nil
 }
 
-// Close ends the login.
+// maxGoodbye is how long Close waits for the server to end the login.
+const maxGoodbye = time.Second
+
+// Close ends the login, and waits until the server has hung up: else the next login could
+// find no connection free where few are allowed (maxclients).
 func (n *node) Close() error {
+	if half, ok := n.wire.Conn.(interface{ CloseWrite() error }); ok && n.in {
+		_ = n.wire.SetDeadline(time.Now().Add(maxGoodbye))
+		if half.CloseWrite() == nil {
+			_, _ = io.Copy(io.Discard, n.wire)
+		}
+	}
 	_ = n.conn.Close()
 	err := n.client.Close()
 	_ = n.wire.Close() // which the driver may not have come to use
