@@ -19,9 +19,14 @@ import (
 	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/queue"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/apikey"
 	"github.com/rekeyhq/rekey/rotators/iamkey"
 	"github.com/rekeyhq/rekey/rotators/postgres"
 )
+
+// lockedAt is when it is in the tests of KMS keys: an instant before the midnight after which
+// a key that is scheduled for deletion is deleted on a leap day.
+var lockedAt = time.Date(2028, 2, 22, 23, 59, 59, 999e6, time.UTC)
 
 // locked is an AWS with a KMS key, and what is encrypted with it.
 type locked struct {
@@ -33,14 +38,15 @@ type locked struct {
 
 func newLocked(t *testing.T) *locked {
 	t.Helper()
-	l := &locked{setup: &setup{t: t, cloud: localaws.New(localaws.Config{})}}
+	now := func() time.Time { return lockedAt }
+	l := &locked{setup: &setup{t: t, cloud: localaws.New(localaws.Config{Now: now})}}
 	t.Cleanup(l.cloud.Close)
 	server := httptest.NewServer(l.cloud)
 	t.Cleanup(server.Close)
 	l.endpoint = server.URL
 	cfg := l.config(http.DefaultTransport)
 	l.keys, l.client = kms.NewFromConfig(cfg), secretsmanager.NewFromConfig(cfg)
-	l.registry = rotators.Registry{"postgres": postgres.New(cfg, nil), "iam-key": iamkey.New(cfg, nil)}
+	l.registry = rotators.Registry{"postgres": postgres.New(cfg, nil), "iam-key": iamkey.New(cfg, &apikey.Clock{Now: now})}
 	l.key = l.newKey()
 	return l
 }
@@ -75,7 +81,7 @@ var keyStates = map[string]struct {
 	"PendingDeletion": {func(l *locked) error {
 		_, err := l.keys.ScheduleKeyDeletion(l.t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &l.key, PendingWindowInDays: aws.Int32(7)})
 		return err
-	}, "is in the state PendingDeletion: what it encrypts is lost from " + time.Now().UTC().AddDate(0, 0, 7).Format(time.DateOnly)},
+	}, "is in the state PendingDeletion: what it encrypts is lost from 2028-02-29 on"},
 	"denied": {func(l *locked) error { return l.cloud.DenyKey(l.key, true) }, "is denied to this function"},
 }
 
