@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"regexp"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -137,4 +138,25 @@ func TestAKeyOfKMSThatCannotBeUsed(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A key's policy may allow the key's use through Secrets Manager and Parameter Store alone.
+// KMS then does not tell this function the key's state, and the rotation goes on.
+func TestAKeyOfKMSWhoseStateIsNotTold(t *testing.T) {
+	everyKeyed(t, localaws.IAMDelays{}, func(t *testing.T, k *keyed) {
+		k.under(kms.NewFromConfig(k.person))
+		k.deny("kms:DescribeKey")
+		if err := k.rotate(t.Context(), http.DefaultTransport, token); err != nil {
+			t.Error(err)
+		}
+		k.pass(time.Minute)
+		k.begin(tokenOf(2)) // within the grace
+		if err := k.rotate(t.Context(), http.DefaultTransport, tokenOf(2)); err != nil {
+			t.Errorf("within the grace: %v", err)
+		}
+		k.deny("")
+		if err := k.serves(t.Context()); err != nil || k.count["DescribeKey"] == 0 {
+			t.Error(err)
+		}
+	})
 }

@@ -26,7 +26,9 @@ func Managed(id string) bool {
 
 // Usable returns nil if the key encrypts and decrypts, as far as its state tells: who may
 // use it does not show. It costs one call, and none for keys that AWS manages. The error
-// names the key and is permanent, unless it cannot tell.
+// names the key and is permanent, unless it cannot tell. A denial of the call itself is no
+// error: a key's policy may allow the key's use through Secrets Manager and Parameter Store
+// (kms:ViaService) and not allow this call, which comes through neither.
 func Usable(ctx context.Context, client *kms.Client, id string) error {
 	if Managed(id) {
 		return nil
@@ -38,7 +40,7 @@ func Usable(ctx context.Context, client *kms.Client, id string) error {
 	case errors.As(err, &missing):
 		return rotators.Permanent(fmt.Errorf("the KMS key %s does not exist: %s (%w)", id, another, err))
 	case errors.As(err, &api) && api.ErrorCode() == "AccessDeniedException":
-		return rotators.Permanent(fmt.Errorf("the KMS key %s is denied to this function: allow its role kms:DescribeKey, besides what it needs to use it, in the key's policy (%w)", id, err))
+		return nil
 	case err != nil:
 		return fmt.Errorf("asking for the state of the KMS key %s: %w", id, err)
 	}

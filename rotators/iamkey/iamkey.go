@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -74,6 +75,10 @@ type issuer struct {
 // identity is an IAM user.
 type identity struct{ arn, partition, account, name string }
 
+// region is the form of the names of AWS's regions. All of them end in a direction and a
+// digit: us-east-1, ap-southeast-2, us-gov-west-1, eusc-de-east-1.
+var region = regexp.MustCompile(`^[a-z]{2,4}(-[a-z]+)?-(central|north|south|east|west|northeast|northwest|southeast|southwest)-[1-9]$`)
+
 // check reads the options.
 func (i *issuer) check() error {
 	for _, name := range slices.Sorted(maps.Keys(i.r.Settings.Options)) {
@@ -81,6 +86,9 @@ func (i *issuer) check() error {
 			return rotators.Permanent(fmt.Errorf("iam-key has no option %q; there is: ses=REGION", name))
 		}
 		i.ses = i.r.Settings.Options[name]
+		if !region.MatchString(i.ses) {
+			return rotators.Permanent(fmt.Errorf("the option ses=%s does not have the form of a region: name the region of SES whose SMTP interface the application uses, as in ses=eu-west-1", i.ses))
+		}
 	}
 	if s := i.r.Settings.Strategy; s != "" {
 		return rotators.Permanent(fmt.Errorf("iam-key has no strategies, so the tag rekey:strategy=%s means nothing here: remove it", s))
@@ -218,16 +226,9 @@ func (i *issuer) Verify(ctx context.Context, v rotators.Secret) error {
 	if i.user == nil && v.Equal(i.r.Current) {
 		i.user, i.holder = who, v
 	}
-	// An older value is tried so that its key can be revoked, whatever else is in the value.
-	if i.ses != "" && (v.Equal(i.r.Current) || v.Equal(i.r.Pending)) {
-		secret, err := v.Field(fieldSecret)
-		smtp, smtpErr := v.Field(fieldSMTP)
-		if err := errors.Join(err, smtpErr); err != nil {
+	if i.inUse(v) {
+		if err := i.mail(v); err != nil {
 			return err
-		}
-		// In a first value there is none: the first rotation adds it.
-		if !smtp.IsZero() && smtp.Reveal() != "" && !smtp.Equal(smtpPassword(secret.Reveal(), i.ses)) {
-			return rotators.Refused(fmt.Errorf("%s is not the password that SES derives from the key in the region %s", fieldSMTP, i.ses))
 		}
 	}
 	if i.user != nil && who.arn != i.user.arn {
@@ -236,7 +237,35 @@ func (i *issuer) Verify(ctx context.Context, v rotators.Secret) error {
 	return nil
 }
 
-// identity finds out whose key a value holds.
+// inUse reports whether a value is one that applications use or will use. Any older value
+// is tried only so that its key can be revoked, whatever else the value says.
+func (i *issuer) inUse(v rotators.Secret) bool { return v.Equal(i.r.Current) || v.Equal(i.r.Pending) }
+
+// mail checks the password for SES in a value against the option ses. A current value with a
+// password and without the option is not rotated: its password would stay the old key's. A
+// first value may hold none yet: the first rotation adds the password. The errors are
+// permanent, because the key itself works, and a new key would not have the application's
+// mail sent.
+func (i *issuer) mail(v rotators.Secret) error {
+	secret, err := v.Field(fieldSecret)
+	smtp, smtpErr := v.Field(fieldSMTP)
+	if err := errors.Join(err, smtpErr); err != nil || smtp.IsZero() || smtp.Reveal() == "" {
+		return err
+	}
+	if i.ses == "" && !v.Equal(i.r.Current) {
+		return nil
+	}
+	if i.ses == "" {
+		return rotators.Permanent(fmt.Errorf("the value has a field %s, and the tag rekey:options does not say ses=REGION, so the password there would be an old key's after a rotation: write the tag with the region of SES, or take the field out of the value", fieldSMTP))
+	}
+	if !smtp.Equal(smtpPassword(secret.Reveal(), i.ses)) {
+		return rotators.Permanent(fmt.Errorf("%s is not the password that SES derives from the key in the region %s: put the region in the tag rekey:options right, or, if the application is to use SES in that region, empty the field", fieldSMTP, i.ses))
+	}
+	return nil
+}
+
+// identity finds out whose key a value holds. The field UserName of a value in use must be
+// right. In an older value the field may be the user's former name.
 func (i *issuer) identity(ctx context.Context, v rotators.Secret) (*identity, error) {
 	cfg, err := i.as(v)
 	if err != nil {
@@ -258,7 +287,7 @@ func (i *issuer) identity(ctx context.Context, v rotators.Secret) (*identity, er
 	name := path[strings.LastIndex(path, "/")+1:]
 	if said, err := v.Field(fieldUser); err != nil {
 		return nil, err
-	} else if !said.IsZero() && !strings.EqualFold(said.Reveal(), name) { // IAM does not tell names apart by case
+	} else if i.inUse(v) && !said.IsZero() && !strings.EqualFold(said.Reveal(), name) { // IAM does not tell names apart by case
 		return nil, rotators.Permanent(fmt.Errorf("the field %s says %q, and the key belongs to %s: put one of them right", fieldUser, said.Reveal(), who))
 	}
 	return &identity{arn: who.String(), partition: who.Partition, account: who.AccountID, name: name}, nil
