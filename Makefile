@@ -75,7 +75,7 @@ policies: tools-postgres tools-mariadb tools-redis ## hold every AWS call of the
 test-mysql: tools ## the whole MySQL and MariaDB suite on a real MySQL, which it brings
 	@mkdir -p build
 	@bin=$$($(FETCH) mysql) && { \
-		REKEY_MYSQL_BIN=$$bin go test -count=1 ./rotators/mysql ./internal/watch -v -run . >build/test-mysql.log; ok=$$?; \
+		REKEY_MYSQL_BIN=$$bin go test -count=1 ./rotators/mysql ./internal/lockout ./internal/watch -v -run . >build/test-mysql.log; ok=$$?; \
 		grep -E $(RESULTS) build/test-mysql.log; exit $$ok; }
 
 test-redis: ## the whole Redis suite on a newer Redis and on Valkey, which it brings
@@ -112,7 +112,7 @@ bench: tools-postgres ## measure what BENCHMARKS.md reports
 	@ls -l dist/*/bootstrap
 
 tools: ## bring the servers and tools that the tests run, as far as they are missing
-	@$(FETCH) postgres postgres-18 mariadb redis aws ssh >/dev/null
+	@$(FETCH) postgres postgres-18 pgbouncer mariadb redis aws ssh >/dev/null
 
 tools-%:
 	@$(FETCH) $* >/dev/null

@@ -279,6 +279,10 @@ func (s *RedisServer) listen(out io.Reader) {
 		if wrong {
 			_ = s.orders.Close()
 		}
+		// One whose port somebody took meanwhile ends after this line.
+		if strings.Contains(lines.Text(), "Failed listening on port") {
+			_ = s.orders.Close()
+		}
 		wrong = strings.HasPrefix(lines.Text(), ">>> ")
 	}
 }

@@ -40,6 +40,11 @@ var kits = map[string]kit{
 		packages: []string{"postgresql"}, brew: "postgresql",
 	},
 	"postgres-18": {programs: []string{"initdb", "pg_ctl", "postgres"}, npm: true, packages: []string{"postgresql-18"}, next: true},
+	"pgbouncer": {
+		programs: []string{"pgbouncer"},
+		system:   true, places: "/usr/sbin",
+		packages: []string{"pgbouncer"}, brew: "pgbouncer",
+	},
 	"mariadb": {
 		programs: []string{"mariadbd", "mariadb-install-db", "my_print_defaults"},
 		system:   true, places: "/usr/sbin", // which is not on PATH for everybody

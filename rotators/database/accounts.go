@@ -25,17 +25,23 @@ type proof struct {
 // proved takes down which account a login was that has just worked.
 func (a *attempt) proved(l Login, session Session) {
 	if s, ok := session.(Accounts); ok {
-		a.proofs = append(a.proofs, proof{l, s.Account()})
+		a.take(proof{l, s.Account()})
 	}
 }
 
-// tell has an admin's session know every login that has proved an account.
-func (a *attempt) tell(session Session) {
-	s, ok := session.(Accounts)
-	if !ok {
-		return
-	}
-	for _, p := range a.proofs {
+// take takes down a proof, and has the admin's session know it, if there is one yet.
+func (a *attempt) take(p proof) {
+	a.proofs = append(a.proofs, p)
+	if s, ok := a.session.(Accounts); ok {
 		s.Hold(p.login, p.account)
+	}
+}
+
+// tell has an admin's session that has just begun know every proof.
+func (a *attempt) tell(session Session) {
+	if s, ok := session.(Accounts); ok {
+		for _, p := range a.proofs {
+			s.Hold(p.login, p.account)
+		}
 	}
 }

@@ -16,46 +16,53 @@ const iamPrefix = "iam:"
 // changeByAdmin has the admin change the password of the pending value's user,
 // and nothing else of it.
 func (a *attempt) changeByAdmin(ctx context.Context) error {
-	held, err := a.possess(ctx, a.pending)
+	slot, held, err := a.possess(ctx, a.pending)
 	if err != nil {
 		return err
 	}
-	accept, err := a.wanted(ctx, held)
-	if err != nil || len(accept) == 0 {
-		return err
+	defer slot.Close(context.WithoutCancel(ctx))
+	accept := a.wanted(held)
+	if len(accept) == 0 {
+		return nil
 	}
 	session, err := a.openAdmin(ctx)
 	if err != nil {
 		return err
 	}
-	defer session.Close(context.WithoutCancel(ctx))
-	return a.change(ctx, session, held, func() error {
+	return a.change(ctx, session, slot, held, func() error {
 		return session.SetPasswords(ctx, a.pending.User, accept...)
 	})
 }
 
 // possess proves that this secret is the rightful one of an account, whose
-// password or rights the admin is to give away, and returns the login that proved
-// it. It is the zero Login if the admin's owner vouches for the secret instead. With
-// an error that wraps ErrLocked it is the login whose password was right.
-func (a *attempt) possess(ctx context.Context, account Login) (Login, error) {
+// password or rights the admin is to give away. It returns the session that proved it,
+// and what it logged in with: noSession and the zero Login if the admin's owner vouches
+// for the secret instead, and nothing keeps the account's user out but the password. With
+// an error that wraps ErrLocked the login is the one whose password was right.
+func (a *attempt) possess(ctx context.Context, account Login) (Session, Login, error) {
 	session, held, err := a.enter(ctx, account)
 	if err == nil {
 		a.proved(held, session)
-		_ = session.Close(context.WithoutCancel(ctx))
-		return held, nil
+		return session, held, nil
 	}
 	none := (*unproved)(nil)
 	if !errors.As(err, &none) {
-		return held, err
+		return noSession{}, held, err
 	}
 	if a.r.Vouches != nil && !strings.HasPrefix(a.admin, iamPrefix) {
 		vouched, err := a.r.Vouches(ctx, a.admin)
-		if err != nil || vouched {
-			return Login{}, err
+		if err != nil {
+			return noSession{}, Login{}, err
+		}
+		if vouched {
+			record, err := a.record(ctx, account.User)
+			if err == nil {
+				err = record.bars(a.here(account), none)
+			}
+			return noSession{}, Login{}, err
 		}
 	}
-	return Login{}, rotators.Permanent(fmt.Errorf("the admin %s does not act for %s, because this secret does not prove that it may: no password it has held logs in as that user; set that user's password by hand to one this secret holds, drop the user if it is a leftover, or name this secret in the tag rekey:admin-for of the admin's secret (%v)", a.admin, a.here(account), none))
+	return noSession{}, Login{}, rotators.Permanent(fmt.Errorf("the admin %s does not act for %s, because this secret does not prove that it may: no password it has held logs in as that user; set that user's password by hand to one this secret holds, drop the user if it is a leftover, or name this secret in the tag rekey:admin-for of the admin's secret (%v)", a.admin, a.here(account), none))
 }
 
 // adminLogin reads the admin's login. It refuses an admin of another server than
@@ -161,9 +168,12 @@ func (a *attempt) checkAdmin(user string) error {
 	return nil
 }
 
-// openAdmin logs in as the admin. The error is no refusal of the credential that
-// is rotated.
+// openAdmin returns the admin's session, which lasts until dismiss. The error is no
+// refusal of the credential that is rotated.
 func (a *attempt) openAdmin(ctx context.Context) (Session, error) {
+	if a.session != nil {
+		return a.session, nil
+	}
 	session, err := a.open(ctx, a.by)
 	if rotators.IsRefused(err) {
 		return nil, fmt.Errorf("the admin %s cannot log in: rotate again, and if it stays so correct its password (%v)", a.admin, err)
@@ -171,8 +181,17 @@ func (a *attempt) openAdmin(ctx context.Context) (Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the admin %s: %w", a.admin, err)
 	}
+	a.session = session
 	a.tell(session)
 	return session, nil
+}
+
+// dismiss ends the admin's session, if there is one.
+func (a *attempt) dismiss(ctx context.Context) {
+	if a.session != nil {
+		_ = a.session.Close(context.WithoutCancel(ctx))
+	}
+	a.session, a.records = nil, nil
 }
 
 // isWriter tells whether a login goes to where changes are made.

@@ -31,14 +31,15 @@ func (a *attempt) toTwin() bool {
 // password. It does so at every rotation to the twin, also when the twin has that
 // password already: a login does not prove the rights.
 func (a *attempt) changeTwin(ctx context.Context) error {
-	if _, err := a.possess(ctx, a.current); err != nil {
+	base, _, err := a.possess(ctx, a.current)
+	if err != nil {
 		return err
 	}
+	_ = base.Close(context.WithoutCancel(ctx))
 	session, err := a.openAdmin(ctx)
 	if err != nil {
 		return err
 	}
-	defer session.Close(context.WithoutCancel(ctx))
 	twinner, ok := session.(Twinner)
 	if !ok {
 		return rotators.Permanent(fmt.Errorf("%s has no alternating users: set rekey:strategy to single-user", a.Name))
@@ -47,20 +48,21 @@ func (a *attempt) changeTwin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for %s: %w", a.here(a.pending), err)
 	}
+	var slot Session = noSession{}
 	var held Login
 	if exists {
-		held, err = a.possess(ctx, a.pending)
+		slot, held, err = a.possess(ctx, a.pending)
 		if errors.Is(err, ErrLocked) && !a.wasFinished(ctx, held) {
 			// A twin that was not finished. There is nothing to put back.
-			a.proofs = append(a.proofs, proof{login: held})
+			a.take(proof{login: held})
 			held, err = Login{}, nil
 		}
 		if err != nil {
 			return err
 		}
-		a.tell(session)
+		defer slot.Close(context.WithoutCancel(ctx))
 	}
-	return a.change(ctx, session, held, func() error {
+	return a.change(ctx, session, slot, held, func() error {
 		return twinner.EnsureTwin(ctx, a.current.User, a.pending.User, a.pending.Password)
 	})
 }

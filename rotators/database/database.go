@@ -79,6 +79,7 @@ func (d *rotator) Set(ctx context.Context, r rotators.Rotation) error {
 		return err
 	}
 	return a.onWriter(ctx, func() error {
+		defer a.dismiss(ctx)
 		switch {
 		case a.admin == "":
 			return a.changeOwn(ctx)
@@ -121,6 +122,9 @@ type attempt struct {
 	located bool    // RDS was asked for the place
 	by      Login   // the admin's login; the zero Login without an admin
 	proofs  []proof // for engines whose users are several accounts; made at place
+
+	session Session            // the admin's, while there is one
+	records map[string]reading // by user, of that session
 }
 
 // begin returns an attempt that knows the limits, and nothing yet of the values.

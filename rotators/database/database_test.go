@@ -338,8 +338,9 @@ func TestReplicaLag(t *testing.T) {
 			if took := time.Since(start); took != c.took {
 				t.Errorf("lag %s: took %s, want %s", c.lag, took, c.took)
 			}
-			if where.asked != 1 || !slices.Equal(f.logins[:4], []string{
-				`user "app" at reader:5432`, `user "app" at writer:5433`, `user "app" at writer:5433`, `user "app" at reader:5432`,
+			if where.asked != 1 || !slices.Equal(f.logins[:6], []string{
+				`user "app" at reader:5432`, `user "app" at reader:5432`,
+				`user "app" at writer:5433`, `user "app" at writer:5433`, `user "app" at writer:5433`, `user "app" at reader:5432`,
 			}) {
 				t.Errorf("RDS was asked %d times; logins %q", where.asked, f.logins)
 			}

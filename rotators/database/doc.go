@@ -11,9 +11,9 @@
 //
 // Each strategy has a file: single.go, overlap.go and alternating.go. What they
 // share is in admin.go (whose login makes the change, and who may have it made),
-// ladder.go (which stored password still works), writer.go (read replicas),
-// change.go (a change, its proof, and putting it back) and retire.go (the old
-// password, when its grace is over).
+// ladder.go (which stored password still works), record.go (what an admin sees of a
+// user before anything changes), writer.go (read replicas), change.go (a change, its
+// proof, and putting it back) and retire.go (the old password, when its grace is over).
 package database
 
 import (
@@ -56,7 +56,8 @@ type Engine struct {
 	// serves. ctx bounds the login, not the session. The error is wrapped in
 	// rotators.Refused if and only if the server said that this user with this
 	// password is wrong; anything else, a network failure above all, must not
-	// be. No error may hold a password.
+	// be. The error of a login that was answered otherwise is marked by Answered. No
+	// error may hold a password.
 	Open func(context.Context, Login) (Session, error)
 
 	// IAMToken makes the password by which IAM lets a user log in at a host and
@@ -71,9 +72,9 @@ type Engine struct {
 // Session is one login. It is used by one goroutine at a time.
 type Session interface {
 	// SetPasswords has the server accept exactly these passwords for user,
-	// newest first: one, or two if Engine.Overlap says so. It may run again. The
-	// last of two is what readers have: if the server accepts that now, there is no
-	// instant at which it does not. After an error that the server returned nothing
+	// newest first: one, or two if Engine.Overlap says so. It may run again, also when
+	// another run has set the same since. The last of two is what readers have: if the
+	// server accepts that now, or both, there is no instant at which it does not. After an error that the server returned nothing
 	// has changed, and the session still serves; the error wraps ErrReadOnly if the
 	// server is a read-only replica. No server log may come to hold a password
 	// because of it, if the engine allows that.
@@ -106,6 +107,10 @@ type Twinner interface {
 // ErrReadOnly is wrapped by the error of a change that a server did not make
 // because it is a read-only replica.
 var ErrReadOnly = errors.New("the server is a read-only replica")
+
+// ErrPooler is wrapped by the error of Open if a pooler or proxy that has passwords of
+// its own has refused a login, and not the server.
+var ErrPooler = errors.New("a pooler refuses the login")
 
 // ErrLocked is wrapped by the error of Open if the password is right and the account
 // is locked. An engine that makes a twin by several statements locks it meanwhile,

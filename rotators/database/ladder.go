@@ -27,17 +27,33 @@ func (u *unproved) Error() string {
 
 // enter logs in as an account with the stored password that works. It returns
 // the login that the server accepted.
+//
+// A password that the server is known not to have is not tried, because the server may
+// count failed logins, those of applications among them. Only the current password is tried
+// without a look: so whoever can write a secret does not try passwords uncounted.
 func (a *attempt) enter(ctx context.Context, account Login) (Session, Login, error) {
 	none := &unproved{}
 	for rung, err := range a.ladder(ctx, account) {
 		if err != nil {
 			return nil, Login{}, err
 		}
+		// What keeps the admin from looking shows when it is to make the change.
+		first := none.refusal == nil && rung.Password.Equal(a.current.Password)
+		if !first {
+			record, _ := a.record(ctx, account.User)
+			if has, known := record.has(rung.Password); known && !has {
+				continue
+			}
+		}
 		session, err := a.open(ctx, rung)
 		if !rotators.IsRefused(err) {
 			return session, rung, err
 		}
 		none.refusal = err
+		record, _ := a.record(ctx, account.User)
+		if err := record.bars(rung, err); err != nil {
+			return nil, Login{}, err
+		}
 	}
 	return nil, Login{}, none
 }

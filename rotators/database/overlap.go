@@ -1,7 +1,6 @@
 package database
 
 import (
-	"context"
 	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
@@ -23,27 +22,17 @@ const overlapGrace = 24 * time.Hour
 // that it accepts: whoever can write a secret, but not read it, would else choose
 // a password that works. No other password is kept, also if it was the one that
 // was accepted.
-func (a *attempt) wanted(ctx context.Context, held Login) ([]rotators.Secret, error) {
-	if held.Password.Equal(a.pending.Password) && !a.Nodes {
-		return nil, nil
-	}
-	if !a.keepsCurrent(held) {
-		return []rotators.Secret{a.pending.Password}, nil
-	}
-	if a.Nodes {
-		return []rotators.Secret{a.pending.Password, a.current.Password}, nil
-	}
-	// An earlier run may have done it. To do it again would be right too, but for
-	// an engine that gets there by way of the current password alone: a run that
-	// comes late would take the pending one from readers who get it by now.
-	err := a.prove(ctx, a.here(a.pending))
+//
+// Whether an earlier run has set the pending one already is not tried, since the server
+// may count failed logins against readers: to set it again is right too.
+func (a *attempt) wanted(held Login) []rotators.Secret {
 	switch {
-	case err == nil:
-		return nil, nil
-	case rotators.IsRefused(err):
-		return []rotators.Secret{a.pending.Password, a.current.Password}, nil
+	case held.Password.Equal(a.pending.Password) && !a.Nodes:
+		return nil
+	case a.keepsCurrent(held):
+		return []rotators.Secret{a.pending.Password, a.current.Password}
 	default:
-		return nil, err
+		return []rotators.Secret{a.pending.Password}
 	}
 }
 

@@ -68,53 +68,98 @@ func (d *rotator) Retire(ctx context.Context, r rotators.Rotation) error {
 	if !was.entrusts(old) || old.User != a.pending.User || old.Password.Equal(a.pending.Password) {
 		return nil
 	}
-	return a.onWriter(ctx, func() error { return a.withdraw(ctx, old) }, old, false)
+	return a.onWriter(ctx, func() error {
+		defer a.dismiss(ctx)
+		return a.withdraw(ctx, old)
+	}, old, false)
 }
 
-// withdraw leaves the user of the old login with the pending password alone.
+// withdraw leaves the user of the old login with the pending password alone. With an
+// admin it takes one connection of that user at a time. A user that changes itself keeps
+// the one that makes the change, to put the old password back, and lets go of it only if
+// the server has no other for the proof.
 func (a *attempt) withdraw(ctx context.Context, old Login) error {
 	old = a.here(old)
-	holder := old
-	if a.Nodes {
-		// That one server refuses the old password does not say that all do.
-		holder = a.here(a.current)
-	}
-	session, err := a.open(ctx, holder)
-	if (rotators.IsRefused(err) || errors.Is(err, ErrLocked)) && !a.Nodes {
-		return nil // whether a locked account still has the password, the engine cannot tell
-	}
-	if err != nil {
-		return notRefused(err)
-	}
-	defer session.Close(context.WithoutCancel(ctx))
-	a.proved(old, session)
-	// Nothing is withdrawn that readers cannot do without.
-	if err := a.prove(ctx, a.here(a.current)); err != nil {
-		return notRefused(fmt.Errorf("the password of %s was not withdrawn, because the current one does not work: rotate again (%w)", old, err))
-	}
-	if a.admin != "" {
-		if session, err = a.openAdmin(ctx); err != nil {
+	var user Session = noSession{} // of the user that is changed
+	if !a.Nodes {
+		// With several servers, that one refuses the old password does not say that all do.
+		session, err := a.enterOld(ctx, old)
+		if session == nil {
 			return err
 		}
-		defer session.Close(context.WithoutCancel(ctx))
+		user = session
+	}
+	defer func() { _ = user.Close(context.WithoutCancel(ctx)) }()
+	if old.User == a.current.User {
+		_ = user.Close(context.WithoutCancel(ctx))
+	}
+	// Nothing is withdrawn that readers cannot do without.
+	reader, err := a.open(ctx, a.here(a.current))
+	switch {
+	case rotators.IsRefused(err):
+		return notRefused(fmt.Errorf("the password of %s was not withdrawn, because the current one does not work: rotate again (%w)", old, err))
+	case err != nil:
+		return fmt.Errorf("the password of %s was not withdrawn, because the current one could not be tried: %w", old, err)
+	}
+	if old.User == a.current.User {
+		user = reader
+	} else {
+		_ = reader.Close(context.WithoutCancel(ctx))
+	}
+	by := user
+	if a.admin != "" {
+		_ = user.Close(context.WithoutCancel(ctx))
+		if by, err = a.openAdmin(ctx); err != nil {
+			return err
+		}
 	}
 	pending := a.here(a.pending)
-	if err := session.SetPasswords(ctx, pending.User, pending.Password); err != nil {
+	if err := by.SetPasswords(ctx, pending.User, pending.Password); err != nil {
 		return fmt.Errorf("withdrawing the password of %s: %w", old, err)
 	}
 	err = a.prove(ctx, pending)
+	if a.admin == "" && isAnswer(err) && !rotators.IsRefused(err) {
+		_ = user.Close(context.WithoutCancel(ctx))
+		if err = a.prove(ctx, pending); err != nil {
+			return notRefused(fmt.Errorf("the password of %s was withdrawn, but the current one could not be tried then: %w", old, err))
+		}
+	}
 	switch {
 	case err == nil && a.Nodes:
 		return a.refusedByAll(ctx, old)
 	case err == nil:
 		return nil
-	case rotators.IsRefused(err) && old.User == a.current.User:
-		return a.putBack(ctx, session, old, err, a.current.Password, old.Password)
-	case rotators.IsRefused(err):
-		return a.putBack(ctx, session, old, err, old.Password)
+	case isAnswer(err) && old.User == a.current.User:
+		return a.putBack(ctx, by, old, err, a.current.Password, old.Password)
+	case isAnswer(err):
+		return a.putBack(ctx, by, old, err, old.Password)
 	default:
 		return fmt.Errorf("the password of %s was withdrawn, but what it was replaced by could not be tried: %w", old, err)
 	}
+}
+
+// enterOld logs in with the password to be withdrawn. Session and error are nil if the
+// server takes it no more; it is not tried if the admin sees that.
+func (a *attempt) enterOld(ctx context.Context, old Login) (Session, error) {
+	record, err := a.record(ctx, old.User)
+	if err != nil {
+		return nil, err
+	}
+	has, known := record.has(old.Password)
+	if known && !has {
+		return nil, nil
+	}
+	session, err := a.open(ctx, old)
+	switch {
+	case err == nil:
+		a.proved(old, session)
+		return session, nil
+	case errors.Is(err, ErrLocked), rotators.IsRefused(err) && (!has || record.Barred != ""):
+		return nil, nil // whether a locked account still has the password, the engine cannot tell
+	case rotators.IsRefused(err):
+		return nil, record.bars(old, err)
+	}
+	return nil, err
 }
 
 // refusedByAll proves that each server refuses a login. The engine's own proof is

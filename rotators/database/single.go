@@ -9,24 +9,35 @@ import (
 )
 
 // changeOwn has the user change its own password: strategies single-user and
-// overlap without an admin. With single-user, three logins with the one that Test
-// makes, none of them refused, if all is well.
+// overlap without an admin. With the login that Test makes there are four, none of them
+// refused, if all is well: the one that makes the change; with single-user, before the
+// change, one that shows that the proof will have room; the proof; with overlap, the proof
+// that the current password goes on working.
 func (a *attempt) changeOwn(ctx context.Context) error {
 	session, held, err := a.enter(ctx, a.current)
 	if none := (*unproved)(nil); errors.As(err, &none) {
 		// Not wrapped: what was refused is every password rekey knows, not the
 		// credential this call is about.
-		return rotators.Permanent(fmt.Errorf("%s refuses the current password of %s and every other one this secret has held: see that the user has not expired, set its password by hand to the one in AWSCURRENT, then rotate again (%v)", a.Name, a.current, none))
+		return rotators.Permanent(fmt.Errorf("%s refuses the current password of %s and every other one this secret has held: see that the user has not expired and need show no certificate, and where else the password may have been changed; then set its password by hand to the one in AWSCURRENT, then rotate again (%v)", a.Name, a.current, none))
 	}
 	if err != nil {
 		return err
 	}
 	defer session.Close(context.WithoutCancel(ctx))
-	accept, err := a.wanted(ctx, held)
-	if err != nil || len(accept) == 0 {
-		return err
+	accept := a.wanted(held)
+	if len(accept) == 0 {
+		return nil
 	}
-	return a.change(ctx, session, held, func() error {
+	var slot Session = noSession{}
+	if len(accept) == 1 {
+		// With two the current password stays, so readers lose nothing if the proof cannot
+		// be made.
+		if slot, err = a.open(ctx, held); err != nil {
+			return notRefused(fmt.Errorf("%s let %s in once and not a second time, which proving a new password takes, so nothing was changed: %w", a.Name, held, err))
+		}
+		defer slot.Close(context.WithoutCancel(ctx))
+	}
+	return a.change(ctx, session, slot, held, func() error {
 		return session.SetPasswords(ctx, a.pending.User, accept...)
 	})
 }

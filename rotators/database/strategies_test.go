@@ -171,8 +171,8 @@ func TestOverlapSet(t *testing.T) {
 		admins bool // only with an admin
 	}{
 		{has: "current", want: "pending,current", sets: 1},
-		{has: "pending,current", want: "pending,current"},
-		{has: "current,pending", want: "current,pending"},
+		{has: "pending,current", want: "pending,current", sets: 1},
+		{has: "current,pending", want: "pending,current", sets: 1},
 		{has: "current,stray", want: "pending,current", sets: 1},
 		// A run that comes late, when the old one is retired, must not revive it.
 		{has: "pending", want: "pending"},

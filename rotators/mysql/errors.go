@@ -36,6 +36,7 @@ const (
 	resourceLimit        = 1226
 	deniedPrivilege      = 1227
 	optionPrevents       = 1290
+	pluginNotLoaded      = 1524
 	unknownRoutine       = 1305
 	deniedRoutine        = 1370
 	operationFailed      = 1396
@@ -109,38 +110,13 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 	}
 
 	if my, ok := serverSaid(err); ok {
-		err = my
-		switch my.number {
-		case deniedAccess:
-			if l.Plaintext {
-				// A server says the same to a user that it wants to use TLS.
-				return rotators.Refused(because("%s refuses this password for user %q, or wants that user to use TLS, which \"ssl\": false in the secret keeps it from", where, l.User))
-			}
-			return rotators.Refused(because("%s refuses this password for user %q", where, l.User))
-		case deniedNoPassword:
-			return rotators.Permanent(because("%s does not let user %q in by a password at all: give the user one (ALTER USER .. IDENTIFIED ..); it said: %s", where, l.User, my.message))
-		case accountLocked, mariaDBAccountLocked:
-			return rotators.Permanent(fmt.Errorf("%w: %w", database.ErrLocked, because("%s takes this password, and has user %q locked: find out who locked it and why, then ALTER USER .. ACCOUNT UNLOCK, or drop it if it is a leftover", where, l.User)))
-		case mustChangeToLogIn, mustChangePassword:
-			return rotators.Permanent(because("%s takes this password, and it has expired, so user %q can do nothing: set it again as an admin, and see that it expires less often than it is rotated (PASSWORD EXPIRE)", where, l.User))
-		case lockedByFailures, mariaDBUserBlocked:
-			return because("%s has locked user %q for a while after too many wrong passwords, so nothing is known about this one: find out who tries them; it said: %s", where, l.User, my.message)
-		case hostBlocked:
-			return because("%s takes no connections from here after too many errors, so nothing is known about the password: FLUSH HOSTS there (TRUNCATE performance_schema.host_cache), and find out what failed; it said: %s", where, my.message)
-		case hostNotAllowed:
-			return rotators.Permanent(because("%s has no account that logs in from here: make one for the function's addresses ('%s'@'%%'), or name another host in the secret; it said: %s", where, l.User, my.message))
-		case insecureTransport:
-			return rotators.Permanent(because("%s insists on TLS: remove \"ssl\": false from the secret", where))
-		case unknownDatabase:
-			return rotators.Permanent(because("%s has no database %q: correct the field \"dbname\"", where, l.Database))
-		case deniedDatabase:
-			return rotators.Permanent(because("%s does not let user %q use database %q: grant it something there, or name another in the field \"dbname\"; it said: %s", where, l.User, l.Database, my.message))
-		case tooManyConnections, tooManyUserSessions, resourceLimit:
-			return because("%s has no connection left for user %q, so nothing is known about the password: raise max_connections or the user's limits (MAX_USER_CONNECTIONS, MAX_CONNECTIONS_PER_HOUR), or close some; it said: %s", where, l.User, my.message)
-		case serverShutdown:
-			return because("%s is shutting down: rotate again when it is up", where)
-		}
-		return because("%s ended the login of user %q with an error: %s (error %d)", where, l.User, my.message, my.number)
+		return database.Answered(explainAnswer(my, l, where))
+	}
+	switch {
+	case errors.Is(err, errAsked):
+		return database.Answered(rotators.Permanent(because("%s asks for the password of user %q itself, which is not sent without TLS: remove \"ssl\": false from the secret", where, l.User)))
+	case errors.Is(err, errMethod):
+		return database.Answered(rotators.Permanent(because("%s wants user %q to log in by another method than %s or %s, and rekey answers no other: ALTER USER .. IDENTIFIED WITH one of them (%v)", where, l.User, cachingSHA2, native, err)))
 	}
 
 	var (
@@ -155,10 +131,6 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		return because("%s does not answer as a MySQL or MariaDB server does, so nothing is known about the password of user %q: find out what listens there; it sent %v", where, l.User, odd)
 	case errors.Is(err, bounded.ErrTooMuch):
 		return because("%s sends more than the %d bytes that rekey reads of one login, so nothing is known about the password of user %q: find out what listens there", where, maxBytes, l.User)
-	case errors.Is(err, errAsked):
-		return rotators.Permanent(because("%s asks for the password of user %q itself, which is not sent without TLS: remove \"ssl\": false from the secret", where, l.User))
-	case errors.Is(err, errMethod):
-		return rotators.Permanent(because("%s wants user %q to log in by another method than %s or %s, and rekey answers no other: ALTER USER .. IDENTIFIED WITH one of them (%v)", where, l.User, cachingSHA2, native, err))
 	case errors.Is(err, errNoTLS):
 		return rotators.Permanent(because("%s offers no TLS: turn it on there, or write \"ssl\": false into the secret to do without", where))
 	case errors.As(err, &wrongHost):
@@ -181,6 +153,44 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		return because("%s:%d cannot be reached: %v", l.Host, l.Port, err)
 	}
 	return because("the login of user %q at %s broke off, so nothing is known about the password: %v", l.User, where, err)
+}
+
+// explainAnswer says what the server, or a proxy before it, has answered to a login.
+func explainAnswer(my *serverError, l database.Login, where string) error {
+	because := func(format string, args ...any) error { return explain(my, format, args...) }
+	switch my.number {
+	case deniedAccess:
+		if l.Plaintext {
+			// A server says the same to a user that it wants to use TLS.
+			return rotators.Refused(because("%s refuses this password for user %q, or wants that user to use TLS, which \"ssl\": false in the secret keeps it from", where, l.User))
+		}
+		return rotators.Refused(because("%s refuses this password for user %q, or that user from here, or without a client's certificate: the server says the same of all three", where, l.User))
+	case deniedNoPassword:
+		return rotators.Permanent(because("%s does not let user %q in by a password at all: give the user one (ALTER USER .. IDENTIFIED ..); it said: %s", where, l.User, my.message))
+	case accountLocked, mariaDBAccountLocked:
+		return rotators.Permanent(fmt.Errorf("%w: %w", database.ErrLocked, because("%s takes this password, and has user %q locked: find out who locked it and why, then ALTER USER .. ACCOUNT UNLOCK, or drop it if it is a leftover", where, l.User)))
+	case mustChangeToLogIn, mustChangePassword:
+		return rotators.Permanent(because("%s takes this password, and it has expired, so user %q can do nothing: set it again as an admin, and see that it expires less often than it is rotated (PASSWORD EXPIRE)", where, l.User))
+	case lockedByFailures, mariaDBUserBlocked:
+		return because("%s has locked user %q for a while after too many wrong passwords, so nothing is known about this one: find out who tries them; it said: %s", where, l.User, my.message)
+	case hostBlocked:
+		return because("%s takes no connections from here after too many errors, so nothing is known about the password: FLUSH HOSTS there (TRUNCATE performance_schema.host_cache), and find out what failed; it said: %s", where, my.message)
+	case hostNotAllowed:
+		return rotators.Permanent(because("%s has no account that logs in from here: make one for the function's addresses ('%s'@'%%'), or name another host in the secret; it said: %s", where, l.User, my.message))
+	case insecureTransport:
+		return rotators.Permanent(because("%s insists on TLS: remove \"ssl\": false from the secret", where))
+	case unknownDatabase:
+		return rotators.Permanent(because("%s has no database %q: correct the field \"dbname\"", where, l.Database))
+	case deniedDatabase:
+		return rotators.Permanent(because("%s does not let user %q use database %q: grant it something there, or name another in the field \"dbname\"; it said: %s", where, l.User, l.Database, my.message))
+	case tooManyConnections, tooManyUserSessions, resourceLimit:
+		return because("%s has no connection left for user %q, so nothing is known about the password: raise max_connections or the user's limits (MAX_USER_CONNECTIONS, MAX_CONNECTIONS_PER_HOUR), or close some; it said: %s", where, l.User, my.message)
+	case pluginNotLoaded:
+		return rotators.Permanent(because("%s has not loaded the method that user %q logs in by, so nobody logs in as it: ALTER USER .. IDENTIFIED WITH %s, or have the server load the method; it said: %s", where, l.User, cachingSHA2, my.message))
+	case serverShutdown:
+		return because("%s is shutting down: rotate again when it is up", where)
+	}
+	return because("%s ended the login of user %q with an error: %s (error %d)", where, l.User, my.message, my.number)
 }
 
 // explainChange says why a user could not be changed or looked at and what to do.
@@ -209,7 +219,7 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 			}
 			return rotators.Permanent(because("the server is set up not to make this change; it said: %s", my.message))
 		case deniedAccess, deniedNoPassword, deniedDatabase, deniedTable, deniedColumn, deniedPrivilege, deniedRoutine, deniedGrant:
-			return rotators.Permanent(because("user %q may not make this change: an admin needs CREATE USER and SELECT on mysql.*, and to make the second of two alternating users what the first has WITH GRANT OPTION and, for a default role, UPDATE on mysql.* (on MySQL: ROLE_ADMIN); a user with two passwords of its own needs APPLICATION_PASSWORD_ADMIN on MySQL, CREATE USER on MariaDB, or an admin in rekey:admin; the server said: %s", l.User, my.message))
+			return rotators.Permanent(because("user %q may not make this change: an admin needs CREATE USER and SELECT on mysql.*, and to make the second of two alternating users what the first has WITH GRANT OPTION, its roles WITH ADMIN OPTION and, for a default role, UPDATE on mysql.* (on MySQL: ROLE_ADMIN); a user with two passwords of its own needs APPLICATION_PASSWORD_ADMIN on MySQL, CREATE USER on MariaDB, or an admin in rekey:admin; the server said: %s", l.User, my.message))
 		case weakPassword:
 			return rotators.Permanent(because("the server's password policy does not take the new password: say in rekey:password how passwords must be, or have an admin rotate; it said: %s", my.message))
 		case passwordHistory:

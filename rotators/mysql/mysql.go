@@ -15,9 +15,10 @@
 //
 // A user name stands for several accounts here: 'app'@'%' and 'app'@'10.%' each
 // have a password and rights. A user that changes its own password changes the
-// account that its login was. An admin changes that one, and those of the same name
-// that have the same password and no more rights; the others it leaves, and names
-// them in the log.
+// account that its login was. An admin changes that one, and all others of the name
+// that have the same password, together; those with another password it leaves, and
+// names them in the log. A user that sees other accounts with its password, because it may
+// read mysql.*, changes nothing.
 //
 // # Passwords
 //

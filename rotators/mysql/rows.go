@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -14,7 +16,9 @@ type row struct {
 	account
 	method string   // "" if it is not the same for all hashes
 	hashes []string // on MySQL the primary first
+	mixed  []way    // MariaDB only: each hash with its method, if that is not the same for all
 	locked bool
+	hourly string     // how many logins the account has in an hour; "0": any number
 	priv   privileges // MariaDB only
 }
 
@@ -37,12 +41,25 @@ func (r row) has(p rotators.Secret) bool {
 	if len(p.Reveal()) > maxCompared {
 		return false
 	}
-	for _, stored := range r.hashes {
-		if verifies(r.method, stored, p.Reveal()) {
-			return true
-		}
+	return slices.ContainsFunc(r.hashes, func(hash string) bool { return verifies(r.method, hash, p.Reveal()) }) ||
+		slices.ContainsFunc(r.mixed, func(w way) bool { return verifies(w.Plugin, w.Hash, p.Reveal()) })
+}
+
+// byOthers are methods of logging in that no stored password decides about, or that only
+// the server's own socket does.
+var byOthers = []string{"unix_socket", "auth_socket", "gssapi", "pam", "named_pipe", "mysql_no_login", "AWSAuthenticationPlugin", "authentication_pam", "authentication_ldap_sasl",
+	"authentication_ldap_simple", "authentication_kerberos", "authentication_windows", "authentication_fido", "authentication_webauthn", "authentication_openid_connect"}
+
+// unseen reports whether the account logs in by a password that is stored in a way that
+// is not known here.
+func (r row) unseen() bool {
+	unseen := func(method string) bool {
+		return method != native && method != cachingSHA2 && !slices.Contains(byOthers, method)
 	}
-	return false
+	if r.mixed != nil {
+		return slices.ContainsFunc(r.mixed, func(w way) bool { return unseen(w.Plugin) })
+	}
+	return unseen(r.method)
 }
 
 // privileges is what MariaDB stores of an account (mysql.global_priv), in part.
@@ -94,7 +111,7 @@ func (s *session) rows(ctx context.Context, user string) (all []row, err error) 
 			if len(r.priv.Or) > maxWays {
 				return nil, rotators.Permanent(fmt.Errorf("the account %s has %d ways to log in, and rekey looks at %d at the most: ALTER USER .. IDENTIFIED VIA fewer", r.account, 1+len(r.priv.Or), 1+maxWays))
 			}
-			r.locked, r.method = r.priv.Locked, r.priv.Plugin
+			r.locked, r.method, r.hourly = r.priv.Locked, r.priv.Plugin, strconv.FormatInt(r.priv.Connections, 10)
 			for i, w := range append([]way{r.priv.way}, r.priv.Or...) {
 				switch {
 				case i > 0 && w == (way{}): // stands for the first one
@@ -102,20 +119,23 @@ func (s *session) rows(ctx context.Context, user string) (all []row, err error) 
 				case w.Plugin != r.method:
 					r.method = ""
 				}
-				r.hashes = append(r.hashes, w.Hash)
+				r.hashes, r.mixed = append(r.hashes, w.Hash), append(r.mixed, w)
+			}
+			if r.method != "" {
+				r.mixed = nil
 			}
 			all = append(all, r)
 		}
 		return all, nil
 	}
 	// In hexadecimal, because a salt may hold any character.
-	found, err := s.query(ctx, `SELECT Host, plugin, HEX(authentication_string), HEX(User_attributes->>'$.additional_password'), account_locked
-		FROM mysql.user WHERE User = `+quoteText(user)+" ORDER BY Host", 5)
+	found, err := s.query(ctx, `SELECT Host, plugin, HEX(authentication_string), HEX(User_attributes->>'$.additional_password'), account_locked, max_connections
+		FROM mysql.user WHERE User = `+quoteText(user)+" ORDER BY Host", 6)
 	if err != nil {
 		return nil, explainChange(ctx, err, s.login)
 	}
 	for _, f := range found {
-		r := row{account: account{user, f[0]}, method: f[1], locked: f[4] == "Y"}
+		r := row{account: account{user, f[0]}, method: f[1], locked: f[4] == "Y", hourly: f[5]}
 		for _, h := range f[2:4] {
 			if stored, err := hex.DecodeString(h); err == nil && h != "" {
 				r.hashes = append(r.hashes, string(stored))

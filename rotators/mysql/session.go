@@ -26,6 +26,7 @@ type session struct {
 	latest rotators.Secret              // the primary password of the session's own account, as far as known
 	proofs map[string]proof             // by user name; of an admin's session
 	set    map[string][]rotators.Secret // passwords this session gave to others
+	before map[string][]row             // the accounts it gave them to, as they were before the first time
 }
 
 // proof is what is known to be a user's.
@@ -70,6 +71,11 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 		return err
 	}
 	defer unlock()
+	if user == s.login.User {
+		if err := s.mayChangeItself(ctx); err != nil {
+			return err
+		}
+	}
 	switch {
 	case user == s.login.User && s.isMariaDB():
 		err = s.setOwnMariaDB(ctx, accept)
@@ -323,6 +329,9 @@ func (s *session) setByAdmin(ctx context.Context, user string, accept []rotators
 	}
 	var other []account
 	for _, r := range chosen {
+		if err := hasRoom(r.account, r.hourly); err != nil {
+			return err
+		}
 		if !r.settable() {
 			other = append(other, r.account)
 		}
@@ -333,24 +342,39 @@ func (s *session) setByAdmin(ctx context.Context, user string, accept []rotators
 	if err := s.canBeTried(user, chosen); err != nil {
 		return err
 	}
+	s.remember(user, chosen, accept)
 	if s.isMariaDB() {
 		var each []string
 		for _, r := range chosen {
 			each = append(each, r.sql()+viaHashes(accept))
 		}
-		err = s.run(ctx, "ALTER USER "+strings.Join(each, ", "))
-	} else {
-		for _, r := range chosen {
-			if err = s.run(ctx, r.become(accept)...); err != nil {
-				break
+		return explainChange(ctx, s.alter(ctx, each), s.login)
+	}
+	var each [][]string
+	for _, r := range chosen {
+		each = append(each, r.become(accept))
+	}
+	return explainChange(ctx, s.alter(ctx, each...), s.login)
+}
+
+// alter changes accounts, each by its own clauses of ALTER USER one after the other. What
+// stands at the same place in several lists is one statement, which the server makes as a
+// whole: so no account is left behind that the others have gone ahead of.
+func (s *session) alter(ctx context.Context, each ...[]string) error {
+	for i := 0; ; i++ {
+		var clauses []string
+		for _, clause := range each {
+			if i < len(clause) {
+				clauses = append(clauses, clause[i])
 			}
 		}
+		if len(clauses) == 0 {
+			return nil
+		}
+		if err := s.run(ctx, "ALTER USER "+strings.Join(clauses, ", ")); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return explainChange(ctx, err, s.login)
-	}
-	s.remember(user, accept)
-	return nil
 }
 
 // canBeTried refuses to change a password that could not be tried then: without TLS the
@@ -365,20 +389,77 @@ func (s *session) canBeTried(user string, accounts []row) error {
 	return nil
 }
 
-func (s *session) remember(user string, accept []rotators.Secret) {
+// remember takes down that accounts of a user are about to get passwords.
+func (s *session) remember(user string, accounts []row, accept []rotators.Secret) {
 	if s.set == nil {
-		s.set = map[string][]rotators.Secret{}
+		s.set, s.before = map[string][]rotators.Secret{}, map[string][]row{}
 	}
 	s.set[user] = append(s.set[user], accept...)
+	if _, ok := s.before[user]; !ok {
+		s.before[user] = accounts
+	}
 }
 
-// become lists the statements after which an account of MySQL has exactly these
+var _ database.Recorder = (*session)(nil)
+
+// Record implements database.Recorder.
+func (s *session) Record(ctx context.Context, user string) (record database.Record, err error) {
+	rows, err := s.rows(ctx, user)
+	if err != nil || len(rows) == 0 {
+		return record, err
+	}
+	if !slices.ContainsFunc(rows, func(r row) bool { return !r.locked }) {
+		record.Barred = "is locked (ACCOUNT LOCK)"
+	}
+	record.Has = func(password rotators.Secret) (has, known bool) {
+		has = slices.ContainsFunc(rows, func(r row) bool { return r.has(password) })
+		return has, has || len(password.Reveal()) <= maxCompared && !slices.ContainsFunc(rows, row.unseen)
+	}
+	return record, nil
+}
+
+// PutBack implements database.Recorder.
+func (s *session) PutBack(ctx context.Context, user string) error {
+	var each [][]string
+	for _, r := range s.before[user] {
+		switch {
+		case len(r.hashes) == 0: // it was made since
+			continue
+		case s.isMariaDB():
+			var ways []string
+			for _, hash := range r.hashes {
+				ways = append(ways, r.method+" USING "+quoteText(hash))
+			}
+			each = append(each, []string{r.sql() + " IDENTIFIED VIA " + strings.Join(ways, " OR ")})
+		default:
+			// The older one first, so that it becomes the secondary.
+			var clauses []string
+			for i := len(r.hashes) - 1; i >= 0; i-- {
+				clause := r.sql() + " IDENTIFIED WITH " + r.method + " AS " + quoteText(r.hashes[i])
+				if i < len(r.hashes)-1 {
+					clause += " RETAIN CURRENT PASSWORD"
+				}
+				clauses = append(clauses, clause)
+			}
+			if len(r.hashes) == 1 {
+				clauses = append(clauses, r.sql()+" DISCARD OLD PASSWORD")
+			}
+			each = append(each, clauses)
+		}
+	}
+	if len(each) == 0 {
+		return database.ErrUnread
+	}
+	return explainChange(ctx, s.alter(ctx, each...), s.login)
+}
+
+// become lists the clauses of ALTER USER after which an account of MySQL has exactly these
 // passwords, newest first. Between any two of them the last one works, if it works
 // before.
-func (r row) become(accept []rotators.Secret) (statements []string) {
-	alter := "ALTER USER " + r.sql()
+func (r row) become(accept []rotators.Secret) (clauses []string) {
+	alter := r.sql()
 	set := func(p rotators.Secret, more string) {
-		statements = append(statements, alter+" IDENTIFIED WITH "+r.method+" AS "+quoteText(hashFor(r.method, p.Reveal()))+more)
+		clauses = append(clauses, alter+" IDENTIFIED WITH "+r.method+" AS "+quoteText(hashFor(r.method, p.Reveal()))+more)
 	}
 	is := func(i int, p rotators.Secret) bool {
 		return i < len(r.hashes) && verifies(r.method, r.hashes[i], p.Reveal())
@@ -390,9 +471,9 @@ func (r row) become(accept []rotators.Secret) (statements []string) {
 			set(a, "")
 		}
 		if len(r.hashes) > 1 {
-			statements = append(statements, alter+" DISCARD OLD PASSWORD")
+			clauses = append(clauses, alter+" DISCARD OLD PASSWORD")
 		}
-		return statements
+		return clauses
 	}
 	b := accept[1]
 	switch {
@@ -409,12 +490,13 @@ func (r row) become(accept []rotators.Secret) (statements []string) {
 		set(b, "")
 		set(a, retain)
 	}
-	return statements
+	return clauses
 }
 
 // choose picks the accounts of a user that are to be changed: the one that the
-// password this secret holds has proved, and those that have the same password and
-// no more rights. The others' names go to the log.
+// password this secret holds has proved, and all others that have the same password. Who
+// holds the password holds these accounts too, and whoever logs in to one of them is to go
+// on doing so by the next value. The names of accounts with another password go to the log.
 func (s *session) choose(ctx context.Context, user string, rows []row, accept []rotators.Secret) (chosen []row, err error) {
 	if len(rows) == 0 {
 		return nil, rotators.Permanent(fmt.Errorf("there is no user %q", user))
@@ -433,39 +515,71 @@ func (s *session) choose(ctx context.Context, user string, rows []row, accept []
 		return nil, fmt.Errorf("the account %s does not have the password that logged in as that user, so nothing was changed: rotate again, and if it stays so find out what answers logins in the server's place", base.account)
 	}
 	known := slices.Concat(p.passwords, s.set[user], accept)
-	var rights grants
-	var left []account
+	var left, unseen []account
 	for _, r := range rows {
-		if r.host == base.host {
-			chosen = append(chosen, r)
-			continue
-		}
 		if err := ctx.Err(); err != nil { // checking passwords takes time, as much as the server likes
 			return nil, explainChange(ctx, err, s.login)
 		}
-		same := slices.ContainsFunc(known, r.has)
-		if same && rights == nil {
-			if rights, err = s.grants(ctx, base.account); err != nil {
-				return nil, err
-			}
-		}
-		if same {
-			more, err := s.grants(ctx, r.account)
-			if err != nil {
-				return nil, err
-			}
-			same = len(rights.lack(more)) == 0
-		}
-		if same {
+		switch {
+		case r.host == base.host || slices.ContainsFunc(known, r.has):
 			chosen = append(chosen, r)
-		} else {
+		case r.unseen():
+			unseen = append(unseen, r.account)
+		default:
 			left = append(left, r.account)
 		}
 	}
+	if len(unseen) > 0 {
+		return nil, rotators.Permanent(fmt.Errorf("the user %q is also the accounts %s, and whether they have the same password cannot be seen, because they log in by something else than %s or %s, so nothing was changed: drop them, or ALTER USER .. IDENTIFIED WITH (on MariaDB: VIA) one of these", user, list(unseen), native, cachingSHA2))
+	}
 	if len(left) > 0 {
-		slog.WarnContext(ctx, "accounts of the same user have another password or more rights, so they were left as they are", "changed", list(accountsOf(chosen)), "left", list(left))
+		slog.WarnContext(ctx, "accounts of the same user have another password, so they were left as they are", "changed", list(accountsOf(chosen)), "left", list(left))
 	}
 	return chosen, nil
+}
+
+// minHourly is how many logins an account must have in an hour: a rotation makes up to five,
+// and what is left of them cannot be seen.
+const minHourly = 6
+
+// hasRoom refuses an account that may log in so seldom that the last login of a rotation
+// would be refused, after its password was changed.
+func hasRoom(a account, hourly string) error {
+	if n, err := strconv.Atoi(hourly); err != nil || n == 0 || n >= minHourly {
+		return nil
+	}
+	return rotators.Permanent(fmt.Errorf("the account %s may log in %s times in an hour (MAX_CONNECTIONS_PER_HOUR), and a rotation takes %d of them, so nothing was changed: ALTER USER .. WITH MAX_CONNECTIONS_PER_HOUR more", a, hourly, minHourly-1))
+}
+
+// mayChangeItself refuses to change the session's own account where the proof would find no room, or
+// where others of the same name have the same password, which the session may not change
+// with it. It sees these only if it may read mysql.*.
+func (s *session) mayChangeItself(ctx context.Context) error {
+	of := "SHOW CREATE USER"
+	if !s.isMariaDB() {
+		of += " CURRENT_USER()"
+	}
+	if shown, err := s.row(ctx, of, 1); err == nil {
+		_, limits, _ := cut(shown[0], " MAX_CONNECTIONS_PER_HOUR ")
+		hourly, _, _ := strings.Cut(limits, " ")
+		if err := hasRoom(s.account, hourly); err != nil {
+			return err
+		}
+	}
+	rows, err := s.rows(ctx, s.login.User)
+	if err != nil {
+		return nil // it may not look, as a rule
+	}
+	var same []account
+	for _, r := range rows {
+		if r.account != s.account && r.has(s.login.Password) {
+			same = append(same, r.account)
+		}
+	}
+	if len(same) == 0 {
+		return nil
+	}
+	return rotators.Permanent(fmt.Errorf("the password of %s is also that of %s, and a user changes only the account that it logs in to, so nothing was changed, because whoever logs in to the others would be refused: name an admin in rekey:admin, who changes them together, or drop them", s.account, list(same)))
 }
 
 // holds reports whether an account has a password that logged in as its user, before this

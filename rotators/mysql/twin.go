@@ -55,6 +55,9 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 		return err
 	}
 	for _, b := range bases {
+		if err := hasRoom(b.account, b.hourly); err != nil {
+			return err
+		}
 		if !b.settable() {
 			return otherMethod(b.account)
 		}
@@ -75,11 +78,8 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 			return err
 		}
 	}
-	if err := s.finish(ctx, bases, twin, password); err != nil {
-		return err
-	}
-	s.remember(twin, []rotators.Secret{password})
-	return nil
+	s.remember(twin, twins, []rotators.Secret{password})
+	return s.finish(ctx, bases, twin, password)
 }
 
 // owns refuses accounts of the twin's name that are not this secret's: a name

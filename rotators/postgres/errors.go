@@ -27,6 +27,7 @@ const (
 	readOnlyTransaction  = "25006"
 	featureNotSupported  = "0A000"
 	tooManyConnections   = "53300"
+	protocolViolation    = "08P01" // what PgBouncer calls each of its own errors
 	cannotConnectNow     = "57P03"
 	duplicateObject      = "42710"
 	serializationFailure = "40001"
@@ -70,27 +71,16 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 	because := func(format string, args ...any) error { return explain(err, format, args...) }
 
 	if pg, ok := serverSaid(err); ok {
-		switch pg.Code {
-		case invalidPassword:
-			return rotators.Refused(because("%s refuses this password for user %q", where, l.User))
-		case invalidAuthorization:
-			advice := "let that user log in (pg_hba.conf, ALTER ROLE .. LOGIN)"
-			if l.Plaintext {
-				advice = "if the server insists on TLS, remove \"ssl\": false from the secret, else " + advice
-			}
-			return rotators.Permanent(because("%s does not let user %q log in to database %q from here, whatever the password: %s; it said: %s", where, l.User, l.Database, advice, pg.Message))
-		case invalidCatalogName:
-			return rotators.Permanent(because("%s has no database %q: correct the field \"dbname\"", where, l.Database))
-		case insufficientRights:
-			return rotators.Permanent(because("%s does not let user %q connect to database %q: grant it CONNECT or name another in the field \"dbname\"; it said: %s", where, l.User, l.Database, pg.Message))
-		case tooManyConnections:
-			return because("%s has no connection left for user %q, so nothing is known about the password: raise max_connections or the user's connection limit, or close some; it said: %s", where, l.User, pg.Message)
-		case cannotConnectNow:
-			return because("%s is starting up, shutting down or recovering: rotate again when it is up; it said: %s", where, pg.Message)
-		}
-		return because("%s ended the login of user %q with an error: %s (SQLSTATE %s)", where, l.User, pg.Message, pg.Code)
+		return database.Answered(explainAnswer(err, pg, l, where))
 	}
-
+	if wrongMethod(err) {
+		if l.Plaintext {
+			err = because("%s does not ask user %q for SCRAM, and without TLS nothing else is answered: remove \"ssl\": false from the secret, or have the server ask for scram-sha-256", where, l.User)
+		} else {
+			err = because("%s asks user %q for something other than a password, or for nothing, so a login proves nothing: have pg_hba.conf ask for scram-sha-256", where, l.User)
+		}
+		return database.Answered(rotators.Permanent(err))
+	}
 	var (
 		wrongHost x509.HostnameError
 		unknownCA x509.UnknownAuthorityError
@@ -109,10 +99,6 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		return rotators.Permanent(because("%s shows a certificate that is not valid: replace it: %v", where, invalid))
 	case strings.Contains(err.Error(), "server refused TLS connection"):
 		return rotators.Permanent(because("%s offers no TLS: turn it on there, or write \"ssl\": false into the secret to do without", where))
-	case wrongMethod(err) && l.Plaintext:
-		return rotators.Permanent(because("%s does not ask user %q for SCRAM, and without TLS nothing else is answered: remove \"ssl\": false from the secret, or have the server ask for scram-sha-256", where, l.User))
-	case wrongMethod(err):
-		return rotators.Permanent(because("%s asks user %q for something other than a password, or for nothing, so a login proves nothing: have pg_hba.conf ask for scram-sha-256", where, l.User))
 	case errors.As(err, &rounds) && rounds > maxIterations:
 		return rotators.Permanent(because("%s asks for %d rounds of hashing to log in as user %q, and rekey makes at most %d: lower scram_iterations there, and set the password again", where, int(rounds), l.User, maxIterations))
 	case errors.As(err, &rounds):
@@ -135,6 +121,45 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 		return because("%s:%d cannot be reached: %v", l.Host, l.Port, err)
 	}
 	return because("the login of user %q at %s broke off, so nothing is known about the password: %v", l.User, where, err)
+}
+
+// explainAnswer says what the server, or a pooler before it, has answered to a login.
+func explainAnswer(err error, pg pgconn.PgError, l database.Login, where string) error {
+	because := func(format string, args ...any) error { return explain(err, format, args...) }
+	switch pg.Code {
+	case invalidPassword:
+		return rotators.Refused(because("%s refuses this password for user %q", where, l.User))
+	case protocolViolation:
+		// PgBouncer sends no other code, also with what the server said. It says the first
+		// itself by SCRAM, the second by MD5, and the third of a user in no list.
+		const advice = "if the server does, have the pooler ask the server for passwords (PgBouncer: auth_query) and keep none of its own (auth_file)"
+		switch {
+		case strings.HasPrefix(pg.Message, "password authentication failed for user"):
+			return rotators.Refused(because("%s refuses this password for user %q", where, l.User))
+		case strings.HasPrefix(pg.Message, "SASL authentication failed"), strings.HasPrefix(pg.Message, "password authentication failed"):
+			return rotators.Refused(fmt.Errorf("%w: %w", database.ErrPooler, because("%s does not take this password for user %q: %s", where, l.User, advice)))
+		case strings.HasPrefix(pg.Message, "no such user"):
+			return rotators.Permanent(fmt.Errorf("%w: %w", database.ErrPooler, because("%s knows no user %q: %s", where, l.User, advice)))
+		}
+	case invalidAuthorization:
+		advice := "let that user log in (pg_hba.conf, ALTER ROLE .. LOGIN)"
+		if l.Plaintext {
+			advice = "if the server insists on TLS, remove \"ssl\": false from the secret, else " + advice
+		}
+		if strings.HasPrefix(pg.Message, "PAM authentication failed") {
+			advice = "on RDS a member of rds_iam logs in by an IAM token only, so REVOKE rds_iam from it, or rotate another user"
+		}
+		return rotators.Permanent(because("%s does not let user %q log in to database %q from here, whatever the password: %s; it said: %s", where, l.User, l.Database, advice, pg.Message))
+	case invalidCatalogName:
+		return rotators.Permanent(because("%s has no database %q: correct the field \"dbname\"", where, l.Database))
+	case insufficientRights:
+		return rotators.Permanent(because("%s does not let user %q connect to database %q: grant it CONNECT or name another in the field \"dbname\"; it said: %s", where, l.User, l.Database, pg.Message))
+	case tooManyConnections:
+		return because("%s has no connection left for user %q, so nothing is known about the password: raise max_connections or the user's CONNECTION LIMIT, or close some, and leave room for two logins beside those of applications; it said: %s", where, l.User, pg.Message)
+	case cannotConnectNow:
+		return because("%s is starting up, shutting down or recovering: rotate again when it is up; it said: %s", where, pg.Message)
+	}
+	return because("%s ended the login of user %q with an error: %s (SQLSTATE %s)", where, l.User, pg.Message, pg.Code)
 }
 
 // explainChange says why a password could not be changed and what to do. It

@@ -22,13 +22,15 @@ type session struct {
 	conn  *pgconn.PgConn
 	wire  *bounded.Conn // under it
 	login database.Login
+
+	before map[string]string // what the server had stored of users' passwords when Record first read it
 }
 
 // pinned, before a transaction's other statements, has it not heed what others
-// may have set or planted: another role to act as (ALTER ROLE .. SET role, ALTER
+// may have set or planted: a time that no change is made in, another role to act as (ALTER ROLE .. SET role, ALTER
 // DATABASE .. SET role), and operators and functions in a schema that is searched
 // before PostgreSQL's own.
-var pinned = []string{"SET LOCAL ROLE NONE", "SET LOCAL search_path TO pg_catalog, pg_temp"}
+var pinned = []string{"SET LOCAL statement_timeout TO 0", "SET LOCAL ROLE NONE", "SET LOCAL search_path TO pg_catalog, pg_temp"}
 
 // SetPasswords sets the one password a PostgreSQL user has.
 //

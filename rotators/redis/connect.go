@@ -102,5 +102,6 @@ func (c *connector) openNode(ctx context.Context, l database.Login, budget *boun
 		_ = n.Close()
 		return nil, explainLogin(ctx, err, l, true)
 	}
+	n.in = true
 	return n, nil
 }

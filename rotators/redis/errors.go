@@ -22,7 +22,7 @@ const rights = "+info +acl|getuser +acl|setuser +acl|list +acl|save +config|get 
 type explained struct {
 	text   string
 	cause  error
-	answer bool // it is what the server answered, so nothing was changed
+	answer bool // of a change: it is what the server answered, so nothing was changed
 }
 
 func (e *explained) Error() string { return e.text }
@@ -85,21 +85,7 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 	because := func(format string, args ...any) error { return explain(err, format, args...) }
 
 	if answer := answered(err); answer != "" {
-		tooOld := strings.Contains(string(answer), "wrong number of arguments")
-		full := strings.Contains(string(answer), "max number of clients")
-		said := curt(err)
-		err = said
-		switch {
-		case said == serverError("WRONGPASS"):
-			return rotators.Refused(because("%s refuses this password for user %q, or the user is off", where, l.User))
-		case full:
-			return because("%s has no connection left, so nothing is known about the password: raise maxclients, or close some", where)
-		case tooOld:
-			return rotators.Permanent(because("%s takes passwords and no user names: Redis 6 is the first that has users", where))
-		case said == serverError("DENIED"):
-			return rotators.Permanent(because("%s is in protected mode and serves its own machine only: give it a password and an address to listen at (\"bind\")", where))
-		}
-		return because("%s ended the login of user %q with an error, so nothing is known about the password: its code is %s", where, l.User, said)
+		return database.Answered(explainAnswer(answer, l))
 	}
 
 	var (
@@ -141,6 +127,25 @@ func explainLogin(ctx context.Context, err error, l database.Login, reached bool
 	return because("the login of user %q at %s broke off, so nothing is known about the password: see that it has connections left (maxclients), is not in protected mode, and speaks TLS if the value does not say \"ssl\": false: %v", l.User, where, err)
 }
 
+// explainAnswer says what the server, or a proxy before it, has answered to a login.
+func explainAnswer(answer serverError, l database.Login) error {
+	where, said := server(l), curt(answer)
+	because := func(format string, args ...any) error { return explain(said, format, args...) }
+	tooOld := strings.Contains(string(answer), "wrong number of arguments")
+	full := strings.Contains(string(answer), "max number of clients")
+	switch {
+	case said == serverError("WRONGPASS"):
+		return rotators.Refused(because("%s refuses this password for user %q, or the user is off", where, l.User))
+	case full:
+		return because("%s has no connection left, so nothing is known about the password: raise maxclients, or close some", where)
+	case tooOld:
+		return rotators.Permanent(because("%s takes passwords and no user names: Redis 6 is the first that has users", where))
+	case said == serverError("DENIED"):
+		return rotators.Permanent(because("%s is in protected mode and serves its own machine only: give it a password and an address to listen at (\"bind\")", where))
+	}
+	return because("%s ended the login of user %q with an error, so nothing is known about the password: its code is %s", where, l.User, said)
+}
+
 // withoutTLS says what to do about a server that does not speak TLS.
 const withoutTLS = "turn it on there, or write \"ssl\": false into the secret, a JSON object, to send the password in the clear"
 
@@ -164,7 +169,7 @@ func (n *node) explain(ctx context.Context, err error, what string) error {
 			e.text = fmt.Sprintf("user %q may not do what changing a password takes: grant it %s by ACL SETUSER, or name an admin that has these in the tag rekey:admin; %s said: %s", n.login.User, needs, n, said)
 			return rotators.Permanent(e)
 		case strings.Contains(lower, "unknown command"), strings.Contains(lower, "unknown subcommand"):
-			e.text = fmt.Sprintf("%s does not know what changing a password takes (%s): services such as ElastiCache and MemoryDB have users changed by their own API only, which this rotator does not call, and older servers than Redis 6 have none", n, what)
+			e.text = fmt.Sprintf("%s does not know a command that changing a password takes (%s; rekey sends INFO, ACL GETUSER, ACL SETUSER, ACL LIST, ACL SAVE, CONFIG GET, CONFIG SET and CONFIG REWRITE); it said: %s; it may have been renamed or disabled there (rename-command): let the server know it; services such as ElastiCache and MemoryDB have users changed by their own API only, which this rotator does not call, and older servers than Redis 6 have none", n, what, said)
 			return rotators.Permanent(e)
 		case strings.Contains(lower, "without a config file"), strings.Contains(lower, "rewriting config file"), strings.HasPrefix(lower, "err there was an error trying to save"):
 			e.text += "; nothing is changed that cannot be stored: let the server write its files, and look at its log"

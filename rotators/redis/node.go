@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -23,6 +25,7 @@ type node struct {
 	guard  *guard        // above TLS
 	client *redis.Client
 	conn   *redis.Conn
+	in     bool // the server has taken the login
 
 	state
 }
@@ -124,7 +127,7 @@ func (n *node) look(ctx context.Context, user string) error {
 	if !ok || len(info.Val()) > maxInfo {
 		return n.explain(ctx, errStrange, "reading the user and the configuration")
 	}
-	flags, hashes := readUser(isUser)
+	flags, hashes := parseUser(isUser)
 	if slices.Contains(flags, "nopass") {
 		return rotators.Permanent(fmt.Errorf("the user %q at %s logs in with any password or none (nopass), so a login proves nothing: give it one by ACL SETUSER %s resetpass >PASSWORD, and put it into the value", user, n, user))
 	}
@@ -158,8 +161,29 @@ func (n *node) look(ctx context.Context, user string) error {
 	return nil
 }
 
-// readUser reads flags and password hashes from what ACL GETUSER says.
-func readUser(list []any) (flags, hashes []string) {
+// readUser reads the flags and password hashes of a user, who may not exist.
+func (n *node) readUser(ctx context.Context, user string) (flags, hashes []string, err error) {
+	var said any
+	err = n.do(ctx, func() (err error) {
+		said, err = n.conn.Do(ctx, "ACL", "GETUSER", user).Result()
+		return err
+	})
+	if errors.Is(err, redis.Nil) {
+		return nil, nil, nil
+	}
+	is, ok := said.([]any)
+	if err == nil && !ok {
+		err = errStrange
+	}
+	if err != nil {
+		return nil, nil, n.explain(ctx, err, "ACL GETUSER")
+	}
+	flags, hashes = parseUser(is)
+	return flags, hashes, nil
+}
+
+// parseUser reads flags and password hashes from what ACL GETUSER says.
+func parseUser(list []any) (flags, hashes []string) {
 	for i := 0; i+1 < len(list); i += 2 {
 		texts, _ := list[i+1].([]any)
 		for _, text := range texts {
@@ -229,8 +253,18 @@ func (n *node) knownNodes(ctx context.Context) (int, error) {
 	return known, nil
 }
 
-// Close ends the login.
+// maxGoodbye is how long Close waits for the server to end the login.
+const maxGoodbye = time.Second
+
+// Close ends the login, and waits until the server has hung up: else the next login could
+// find no connection free where few are allowed (maxclients).
 func (n *node) Close() error {
+	if half, ok := n.wire.Conn.(interface{ CloseWrite() error }); ok && n.in {
+		_ = n.wire.SetDeadline(time.Now().Add(maxGoodbye))
+		if half.CloseWrite() == nil {
+			_, _ = io.Copy(io.Discard, n.wire)
+		}
+	}
 	_ = n.conn.Close()
 	err := n.client.Close()
 	_ = n.wire.Close() // which the driver may not have come to use

@@ -83,8 +83,8 @@ func TestRotate(t *testing.T) {
 				before := rightsOf(t, plain, c.user)
 				w := new(wire)
 				pending := rotate(t, w.rotator(), current)
-				if w.dials.Load() != 3 {
-					t.Errorf("%d connections, want 3", w.dials.Load())
+				if w.dials.Load() != 4 {
+					t.Errorf("%d connections, want 4", w.dials.Load())
 				}
 				if after := rightsOf(t, plain, c.user); after != before {
 					t.Errorf("the rights were\n%s\nand are\n%s", before, after)

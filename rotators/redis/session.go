@@ -11,6 +11,7 @@ import (
 
 	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
 )
 
 // undoTime is how long undoing a change that failed may take on all servers,
@@ -19,7 +20,8 @@ const undoTime = 5 * time.Second
 
 // session is a login at every server that a value names.
 type session struct {
-	nodes []*node
+	nodes  []*node
+	before map[string][]state // of each node, by user, when this session first changed the user
 }
 
 // SetPasswords has every server accept exactly these passwords, and store that. It
@@ -50,10 +52,56 @@ func (s *session) SetPasswords(ctx context.Context, user string, accept ...rotat
 			return err
 		}
 	}
+	if s.before == nil {
+		s.before = map[string][]state{}
+	}
+	if s.before[user] == nil {
+		s.before[user] = c.before
+	}
 	if err := c.make(ctx); err != nil {
 		return c.undo(ctx, err)
 	}
 	return nil
+}
+
+var _ database.Recorder = (*session)(nil)
+
+// Record implements database.Recorder. A password counts as stored if all servers have it,
+// and as not stored if none has.
+func (s *session) Record(ctx context.Context, user string) (record database.Record, err error) {
+	servers := map[string]int{} // that have a password, by its hash
+	for _, n := range s.nodes {
+		flags, hashes, err := n.readUser(ctx, user)
+		if err != nil {
+			return record, err
+		}
+		if slices.Contains(flags, "off") {
+			record.Barred = fmt.Sprintf("is off at %s (ACL SETUSER .. off)", n)
+		}
+		for _, h := range hashes {
+			servers[h]++
+		}
+	}
+	record.Has = func(password rotators.Secret) (has, known bool) {
+		count := servers[hash(password)]
+		return count == len(s.nodes), count == len(s.nodes) || count == 0
+	}
+	return record, nil
+}
+
+// PutBack implements database.Recorder.
+func (s *session) PutBack(ctx context.Context, user string) error {
+	before, ok := s.before[user]
+	if !ok {
+		return database.ErrUnread
+	}
+	c := &change{session: s, user: user}
+	var errs []error
+	for i, n := range s.nodes {
+		n.hashes = []string{""} // none that the server can have: somebody may have changed them since
+		errs = append(errs, c.undoNode(ctx, n, before[i], nil))
+	}
+	return errors.Join(errs...)
 }
 
 // complete refuses a value that leaves out servers on which readers may land.
