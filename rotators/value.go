@@ -9,6 +9,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/rekeyhq/rekey/internal/plaintext"
 )
 
 // Field reads one field of the value; the zero Secret if there is no such field
@@ -16,18 +19,28 @@ import (
 //
 //   - a JSON object: its members. A string is decoded; a number, a boolean, an
 //     object or an array is returned as it is spelled.
-//   - a URL with a password, such as postgres://app:pw@db:5432/shop?sslmode=require:
-//     engine (the scheme), username, password, host, port, dbname (the path),
-//     and each query parameter under its own name.
+//   - a URL, such as postgres://app:pw@db:5432/shop?sslmode=require: engine (the
+//     scheme), username, password, host, port, dbname (the path), and each query
+//     parameter under its own name, of which user means username.
+//   - a JDBC URL of PostgreSQL, MySQL or MariaDB, and keywords and values of libpq,
+//     host=db user=app password=pw: the same fields.
 //
-// For anything else, and for a JSON object that has the field twice, the error
-// says what is wrong, without a byte of the value, and is permanent.
+// A URL, a JDBC URL or a text for libpq is a connection string. Where it does without
+// TLS (sslmode=disable, or what its driver says for that), its field ssl is false.
+//
+// A JSON object without a password of its own may have one connection string with a password
+// as the text of one member, {"DATABASE_URL": "postgres://app:pw@db/shop"}: then the fields
+// engine, username, password, host, port, dbname and ssl are also those of the connection
+// string. One with a password and without a host may have one without a password.
+//
+// For anything else, and for a value that says a field twice, the error says what is
+// wrong, without a byte of the value, and is permanent.
 func (s Secret) Field(name string) (Secret, error) {
 	v, err := s.parse()
 	if err != nil {
 		return Secret{}, err
 	}
-	f, err := v.field(name)
+	f, _, err := v.find(name)
 	if err != nil {
 		return Secret{}, err
 	}
@@ -36,7 +49,7 @@ func (s Secret) Field(name string) (Secret, error) {
 
 // Replace returns the value with one existing string field replaced and every
 // other byte as it was: order, white space and number spellings included. In a
-// URL only the user and the password can be replaced.
+// connection string only the user and the password can be replaced.
 //
 // It refuses, naming the place, a value in which the old text stands a second
 // time, in a connection string beside the password say: half of it would go on
@@ -49,19 +62,26 @@ func (s Secret) Replace(name string, with Secret) (Secret, error) {
 	if err != nil {
 		return Secret{}, err
 	}
-	f, err := v.field(name)
+	f, also, err := v.find(name)
 	if err != nil {
 		return Secret{}, err
 	}
 	if f.end == 0 || !f.isString {
 		return Secret{}, Permanent(fmt.Errorf("the value has no field %q that holds a string", name))
 	}
-	if place := v.secondPlace(f); place != "" {
+	if f.spell == nil {
+		return Secret{}, Permanent(fmt.Errorf("field %q of a connection string cannot be replaced, only the user and the password", name))
+	}
+	place := v.secondPlace(f)
+	if place == "" && also != "" {
+		place = also
+	}
+	if place != "" {
 		return Secret{}, Permanent(fmt.Errorf("the old %s also stands in %s, where it would be left behind: take it out of there, and have readers build it from the fields", name, place))
 	}
-	spelled, err := v.spell(name, with.Reveal())
+	spelled, err := f.spell(with.Reveal())
 	if err != nil {
-		return Secret{}, err
+		return Secret{}, Permanent(err)
 	}
 	text := s.Reveal()
 	return NewSecret(text[:f.start] + spelled + text[f.end:]), nil
@@ -77,8 +97,8 @@ func (s Secret) With(name string, text Secret) (Secret, error) {
 	if err != nil {
 		return Secret{}, err
 	}
-	if v.isURL {
-		return Secret{}, Permanent(fmt.Errorf("the value is a URL, which has no place for the field %q: make it a JSON object", name))
+	if v.isConnection {
+		return Secret{}, Permanent(fmt.Errorf("the value is a connection string, which has no place for the field %q: make it a JSON object", name))
 	}
 	f, err := v.field(name)
 	if err != nil {
@@ -99,33 +119,43 @@ func (s Secret) With(name string, text Secret) (Secret, error) {
 }
 
 // field is one field and where its spelling stands in the value. end is 0 if
-// there is no such field.
+// there is no such field. spell writes another text in its place; nil: it has none.
 type field struct {
 	name       string
 	text       string
 	isString   bool
 	start, end int
+	spell      func(text string) (string, error)
 }
 
 // value is a parsed value: its fields in order, and its form.
 type value struct {
-	fields []field
-	isURL  bool
+	fields       []field
+	isConnection bool
+	text         string // of an object, to find what its members spell
 }
 
 func (s Secret) parse() (value, error) {
 	text := s.Reveal()
-	switch trimmed := strings.TrimSpace(text); {
-	case strings.HasPrefix(trimmed, "{"):
+	if strings.HasPrefix(strings.TrimSpace(text), "{") {
 		return parseObject(text)
-	case strings.Contains(trimmed, "://"):
-		if v, ok := parseURL(text); ok {
-			return v, nil
-		}
 	}
-	return value{}, Permanent(errors.New("the value is neither a JSON object nor a URL with a password, so it has no fields; if it is a password in plain text, say in the tag rekey:connection where it is used"))
+	v, err := parseConnection(text)
+	switch {
+	case errors.Is(err, errNoConnection):
+		if why := plaintext.Why(text); why != "" {
+			return value{}, Permanent(errors.New("the value " + why))
+		}
+		return value{}, Permanent(errors.New("the value is neither a JSON object nor a connection string with a password, so it has no fields; if it is a password in plain text, say in the tag rekey:connection where it is used"))
+	case err != nil:
+		return value{}, Permanent(fmt.Errorf("the value is or looks like a connection string: it %w", err))
+	case !v.has("password"):
+		return value{}, Permanent(errors.New("the value is a connection string without a password, so there is nothing to rotate: add the password, or make it a JSON object with a password beside it"))
+	}
+	return v, nil
 }
 
+// field finds a field of the value's own: a member of an object, a part of a connection string.
 func (v value) field(name string) (field, error) {
 	var found field
 	for _, f := range v.fields {
@@ -140,15 +170,134 @@ func (v value) field(name string) (field, error) {
 	return found, nil
 }
 
-// spell writes text the way the form wants it.
-func (v value) spell(name, text string) (string, error) {
-	if v.isURL {
-		if name != "username" && name != "password" {
-			return "", Permanent(fmt.Errorf("field %q of a URL cannot be replaced, only the user and the password", name))
-		}
-		return escapeUserinfo(text), nil
+func (v value) has(name string) bool {
+	return slices.ContainsFunc(v.fields, func(f field) bool { return f.name == name && f.text != "" })
+}
+
+// connectionFields are what an object may say by a connection string.
+var connectionFields = []string{"engine", "username", "password", "host", "port", "dbname", "ssl"}
+
+// find finds a field, the value's own or one of the connection string in a member of it.
+// also names the place where the same is said a second time, if there is one.
+func (v value) find(name string) (f field, also string, err error) {
+	f, err = v.field(name)
+	if err != nil || v.isConnection || !slices.Contains(connectionFields, name) {
+		return f, "", err
 	}
-	return quoteJSON(text), nil
+	inner, member, err := v.connection()
+	if err != nil {
+		if f.end != 0 {
+			err = nil // the object says so itself
+		}
+		return f, "", err
+	}
+	g, err := inner.field(name)
+	switch {
+	case err != nil || g.end == 0:
+		return f, "", err
+	case f.end == 0 || f.text == "":
+		return g, "", nil
+	case f.text != g.text && name != "engine":
+		return field{}, "", Permanent(fmt.Errorf("the fields %q and %q of the value do not say the same %s: correct one, or remove it", name, member, name))
+	}
+	return f, fmt.Sprintf("the field %q", member), nil
+}
+
+// connection finds the member that holds a connection string, and returns the fields of that
+// with their places in the object. An object with a password needs one without a
+// password, for the host it does not name; any other needs one with a password. None: the
+// zero value.
+func (v value) connection() (found value, member string, err error) {
+	needPassword := !v.has("password")
+	if !needPassword && (v.has("host") || v.has("dbInstanceIdentifier") || v.has("dbClusterIdentifier")) {
+		return value{}, "", nil
+	}
+	for _, m := range v.fields {
+		if !m.isString {
+			continue
+		}
+		inner, err := parseConnection(m.text)
+		// What cannot be read matters only where it may hold the credential.
+		silent := err != nil && !strings.Contains(m.text, "@") && !strings.Contains(m.text, "password")
+		if errors.Is(err, errNoConnection) || silent || isWeb(m.text) || err == nil && (!inner.has("host") || inner.has("password") != needPassword) {
+			continue
+		}
+		if err != nil {
+			return value{}, "", Permanent(fmt.Errorf("the field %q of the value is or looks like a connection string: it %w", m.name, err))
+		}
+		if member != "" {
+			return value{}, "", Permanent(fmt.Errorf("the fields %q and %q of the value both hold a connection string, and a secret is one credential: keep each in a secret of its own", member, m.name))
+		}
+		if found, err = inner.within(m, v.text); err != nil {
+			return value{}, "", err
+		}
+		member = m.name
+	}
+	return found, member, nil
+}
+
+// isWeb reports whether a text is the URL of a page or of an API. Objects have such beside
+// a database's credential.
+func isWeb(text string) bool {
+	scheme, _, _ := strings.Cut(strings.ToLower(text), "://")
+	return scheme == "http" || scheme == "https"
+}
+
+// within returns the fields of a connection string, which is the text of a member of an
+// object, with their places and spellings in that object.
+func (v value) within(m field, object string) (value, error) {
+	at, ok := placesInJSON(object[m.start:m.end], m.text)
+	if !ok {
+		return value{}, Permanent(fmt.Errorf("the field %q of the value is spelled in a way in which its password is not found again: write it without needless escapes", m.name))
+	}
+	inner := value{isConnection: true}
+	for _, f := range v.fields {
+		f.start, f.end = m.start+at[f.start], m.start+at[f.end]
+		if spell := f.spell; spell != nil {
+			f.spell = func(text string) (string, error) {
+				spelled, err := spell(text)
+				quoted := quoteJSON(spelled)
+				return quoted[1 : len(quoted)-1], err
+			}
+		}
+		inner.fields = append(inner.fields, f)
+	}
+	return inner, nil
+}
+
+// placesInJSON finds, for each byte of the text that a JSON string spells, and for its end,
+// where the spelling of it starts.
+func placesInJSON(spelled, text string) (at []int, ok bool) {
+	var decoded strings.Builder
+	end := len(spelled) - 1
+	for i := 1; i < end; {
+		n := 1
+		switch {
+		case spelled[i] == '\\' && spelled[i+1] == 'u':
+			n = 6
+			// Two escapes may spell one character.
+			if pair := spelled[i:min(i+12, end)]; len(pair) == 12 && pair[6:8] == `\u` && unquoteJSON(pair) != unquoteJSON(pair[:6])+unquoteJSON(pair[6:]) {
+				n = 12
+			}
+		case spelled[i] == '\\':
+			n = 2
+		default:
+			_, n = utf8.DecodeRuneInString(spelled[i:end])
+		}
+		part := unquoteJSON(spelled[i : i+n])
+		for range len(part) {
+			at = append(at, i)
+		}
+		decoded.WriteString(part)
+		i += n
+	}
+	return append(at, end), decoded.String() == text
+}
+
+// unquoteJSON decodes the inside of a JSON string.
+func unquoteJSON(inside string) (text string) {
+	_ = json.Unmarshal([]byte(`"`+inside+`"`), &text) // it is a part of a string that has been decoded
+	return text
 }
 
 // parseObject finds the members of a JSON object and where each value stands.
@@ -162,7 +311,7 @@ func parseObject(text string) (value, error) {
 	if _, err := dec.Token(); err != nil {
 		return bad()
 	}
-	var v value
+	v := value{text: text}
 	for dec.More() {
 		key, err := dec.Token()
 		if err != nil {
@@ -176,7 +325,7 @@ func parseObject(text string) (value, error) {
 		f.start = f.end - len(raw)
 		switch {
 		case raw[0] == '"':
-			f.isString = true
+			f.isString, f.spell = true, spellJSON
 			if err := json.Unmarshal(raw, &f.text); err != nil {
 				return bad()
 			}
@@ -192,64 +341,6 @@ func parseObject(text string) (value, error) {
 		return bad()
 	}
 	return v, nil
-}
-
-// parseURL reads scheme://user:password@host:port/path?query. It works on the
-// bytes and does not call url.Parse, which re-spells what it reads. It reports
-// false for anything without a password.
-func parseURL(text string) (value, bool) {
-	scheme, rest, _ := strings.Cut(text, "://")
-	scheme = strings.TrimSpace(scheme)
-	if scheme == "" || strings.Trim(strings.ToLower(scheme), "abcdefghijklmnopqrstuvwxyz0123456789+-.") != "" {
-		return value{}, false
-	}
-	base := len(text) - len(rest)
-	trimmed := strings.TrimRight(rest, " \t\r\n")
-
-	authority, tail := trimmed, ""
-	if i := strings.IndexAny(trimmed, "/?#"); i >= 0 {
-		authority, tail = trimmed[:i], trimmed[i:]
-	}
-	at := strings.LastIndexByte(authority, '@')
-	if at < 0 {
-		return value{}, false
-	}
-	user, password, ok := strings.Cut(authority[:at], ":")
-	if !ok || password == "" {
-		return value{}, false
-	}
-	start := base + len(user) + 1
-	host, port := authority[at+1:], ""
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
-		host, port = host[:i], host[i+1:]
-	}
-	tail, _, _ = strings.Cut(tail, "#")
-	path, query, _ := strings.Cut(tail, "?")
-
-	v := value{isURL: true}
-	clean := true
-	add := func(name, text string, start, end int) {
-		plain, err := url.PathUnescape(text)
-		if err != nil {
-			clean = false
-		}
-		if plain != "" {
-			v.fields = append(v.fields, field{name: name, text: plain, isString: true, start: start, end: end})
-		}
-	}
-	end := len(text) // only the places of user and password are ever used
-	add("engine", strings.ToLower(scheme), 0, end)
-	add("username", user, base, base+len(user))
-	add("password", password, start, start+len(password))
-	add("host", strings.Trim(host, "[]"), 0, end)
-	add("port", port, 0, end)
-	add("dbname", strings.TrimPrefix(path, "/"), 0, end)
-	for pair := range strings.SplitSeq(query, "&") {
-		if name, text, ok := strings.Cut(pair, "="); ok {
-			add(name, text, 0, end)
-		}
-	}
-	return v, clean
 }
 
 // Public names the fields that say where a credential belongs, or which one it is, in
@@ -279,15 +370,20 @@ func (v value) secondPlace(f field) string {
 		if text == f.text {
 			return true
 		}
-		if inner, ok := parseURL(text); ok {
+		if inner, err := parseConnection(text); err == nil {
 			if p, err := inner.field("password"); err == nil && p.text == f.text {
 				return true
 			}
 		}
 		return slices.ContainsFunc(forms, func(form string) bool { return strings.Contains(text, form) })
 	}
-	for _, other := range v.fields {
-		if other.start == f.start && other.name == f.name || Public(other.name) {
+	look := v.fields
+	if inner, _, err := v.connection(); err == nil && !v.isConnection {
+		look = slices.Concat(look, inner.fields)
+	}
+	for _, other := range look {
+		// What holds f itself is no other place.
+		if other.start <= f.start && other.end >= f.end && (!v.isConnection || other.name == f.name) || Public(other.name) {
 			continue
 		}
 		if other.isString {
@@ -321,9 +417,7 @@ func leaves(text string) func(func(string) bool) {
 	}
 }
 
-func escapeUserinfo(text string) string {
-	return strings.TrimPrefix(url.UserPassword("", text).String(), ":")
-}
+func spellJSON(text string) (string, error) { return quoteJSON(text), nil }
 
 // quoteJSON writes text as a JSON string without the escapes for <, > and &
 // that encoding/json adds for HTML's sake.

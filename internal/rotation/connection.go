@@ -2,9 +2,11 @@ package rotation
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 
+	"github.com/rekeyhq/rekey/internal/plaintext"
 	"github.com/rekeyhq/rekey/rotators"
 )
 
@@ -24,6 +26,10 @@ func (t Tags) present(stored rotators.Secret) (rotators.Secret, error) {
 	}
 	if _, err := stored.Field("password"); err == nil {
 		return rotators.Secret{}, rotators.Permanent(errors.New("the value has fields of its own, and the tag rekey:connection is for plain text: remove one of them"))
+	}
+	// A rotation replaces the text whole, and a file would be gone.
+	if why := plaintext.Why(stored.Reveal()); why != "" {
+		return rotators.Secret{}, rotators.Permanent(fmt.Errorf("the tag rekey:connection is for a value that is a password and nothing else, and the value %s", why))
 	}
 	if connection, ok := strings.CutSuffix(t.Connection, "}"); ok {
 		if connection != "{" {

@@ -766,10 +766,17 @@ func (w *work) resolve(value rotators.Secret) (rotators.Rotator, error) {
 	if name == "" {
 		from = `the field "engine" of the value`
 		engine, err := value.Field("engine")
-		if err != nil || engine.IsZero() {
+		if err != nil {
+			return nil, fmt.Errorf("nothing says which rotator to use, neither the tag %srotator nor the field \"engine\" of the value: %w", TagPrefix, err)
+		}
+		if engine.IsZero() {
 			return nil, rotators.Permanent(fmt.Errorf("nothing says which rotator to use: set the tag %srotator, or the field \"engine\" in the value, to one of %s", TagPrefix, strings.Join(w.Registry.Names(), ", ")))
 		}
 		name = engine.Reveal()
+		if _, ok := w.Registry[name]; !ok {
+			// People write PostgreSQL, and libraries postgresql+asyncpg.
+			name, _, _ = strings.Cut(strings.ToLower(name), "+")
+		}
 	}
 	r, ok := w.Registry[name]
 	if !ok {
@@ -807,7 +814,16 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 		Settings: settings,
 		Limits:   w.Limits,
 		Previous: func(ctx context.Context) (rotators.Secret, error) {
-			return w.value(ctx, PreviousValue)
+			stored, err := w.store.Value(ctx, w.attempt, PreviousValue)
+			if err != nil {
+				return rotators.Secret{}, err
+			}
+			value, err := w.present(stored)
+			if rotators.IsPermanent(err) {
+				// It was no credential: the owner has put it right since.
+				return rotators.Secret{}, nil
+			}
+			return value, err
 		},
 		Leftovers: func(ctx context.Context) iter.Seq2[rotators.Secret, error] {
 			return func(yield func(rotators.Secret, error) bool) {
@@ -816,7 +832,9 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 						continue // an older KMS key is gone, say: nobody can tell what it was
 					}
 					if err == nil {
-						stored, err = w.present(stored)
+						if stored, err = w.present(stored); rotators.IsPermanent(err) {
+							continue // it was no credential
+						}
 					}
 					if !yield(stored, err) {
 						return

@@ -17,7 +17,7 @@ import (
 // database by an identifier only has no Host yet. Its errors are permanent.
 func (e Engine) login(value rotators.Secret) (Login, error) {
 	fields := map[string]rotators.Secret{}
-	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "sslmode", "dbInstanceIdentifier", "dbClusterIdentifier", "nodes", "engine"} {
+	for _, name := range []string{"host", "port", "username", "password", "dbname", "ssl", "dbInstanceIdentifier", "dbClusterIdentifier", "nodes", "engine"} {
 		field, err := value.Field(name)
 		if err != nil {
 			return Login{}, err
@@ -74,10 +74,7 @@ func (e Engine) login(value rotators.Secret) (Login, error) {
 		}
 		l.Nodes = nodes
 	}
-	// sslmode is how connection URLs spell it. In an object it is some other
-	// program's setting.
-	isURL := !strings.HasPrefix(strings.TrimSpace(value.Reveal()), "{")
-	l.Plaintext = strings.EqualFold(fields["ssl"].Reveal(), "false") || isURL && fields["sslmode"].Reveal() == "disable"
+	l.Plaintext = strings.EqualFold(fields["ssl"].Reveal(), "false")
 	return l, nil
 }
 

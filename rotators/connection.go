@@ -1,0 +1,373 @@
+package rotators
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// A connection string is a text that says where a credential is used and holds it: a URL,
+// a JDBC URL, or keywords and values as libpq reads them. Each is read as its own drivers
+// read it, on its bytes, so that what is replaced is what they take for the password.
+// Where drivers differ in what they take for it, the text is refused.
+
+// errNoConnection says that a text is no connection string at all.
+var errNoConnection = errors.New("no connection string")
+
+// parseConnection reads a connection string. A text that is none gets errNoConnection; any
+// other error says what is wrong, without a byte of the text. One without a password is
+// returned without a field "password".
+func parseConnection(text string) (value, error) {
+	trimmed := strings.TrimLeft(text, " \t\r\n")
+	c := connection{text: text, at: len(text) - len(trimmed), end: len(strings.TrimRight(text, " \t\r\n"))}
+	var err error
+	switch scheme, _, isURL := strings.Cut(trimmed, "://"); {
+	case strings.HasPrefix(trimmed, "jdbc:"):
+		err = c.readJDBC()
+	case isURL && isScheme(scheme):
+		err = c.readURL()
+	default:
+		err = c.readKeywords()
+	}
+	return value{fields: c.fields, isConnection: true}, err
+}
+
+// connection is a connection string as it is read. at and end are where it starts and ends
+// in the text, without white space.
+type connection struct {
+	text    string
+	at, end int
+	fields  []field
+}
+
+// add adds a field unless it is empty. spell is nil for what cannot be replaced.
+func (c *connection) add(name, text string, start, end int, spell func(string) (string, error)) {
+	if text != "" {
+		c.fields = append(c.fields, field{name: name, text: text, isString: true, start: start, end: end, spell: spell})
+	}
+}
+
+// isScheme reports whether a text is what a URL starts with.
+func isScheme(text string) bool {
+	return text != "" && strings.Trim(strings.ToLower(text), "abcdefghijklmnopqrstuvwxyz0123456789+-.") == ""
+}
+
+var (
+	errRawMark   = errors.New("has an @ where readers do not agree on what it ends: if the user or the password holds one of @ / ? # %, write it as %40 %2F %3F %23 %25, and an @ behind the host as %40 too")
+	errBadEscape = errors.New("holds a % that starts no escape of UTF-8: write a % of the user, the password or elsewhere as %25")
+)
+
+// decode undoes percent escapes. form also takes + for a space, as in a form's data.
+func decode(text string, form bool) (string, error) {
+	unescape := url.PathUnescape
+	if form {
+		unescape = url.QueryUnescape
+	}
+	plain, err := unescape(text)
+	if err != nil || !utf8.ValidString(plain) {
+		return "", errBadEscape
+	}
+	return plain, nil
+}
+
+// readURL reads scheme://user:password@host:port/path?query. It does not call url.Parse,
+// which re-spells what it reads. User and password may also be the parameters user and
+// password, as libpq has it.
+func (c *connection) readURL() error {
+	scheme, rest, _ := strings.Cut(c.text[c.at:c.end], "://")
+	base := c.end - len(rest)
+	authority, tail := rest, ""
+	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
+		authority, tail = rest[:i], rest[i:]
+	}
+	// The last @ ends the password for some readers, the first one for others (libpq).
+	if strings.Contains(tail, "@") || strings.Count(authority, "@") > 1 {
+		return errRawMark
+	}
+	tail, _, _ = strings.Cut(tail, "#")
+	path, query, hasQuery := strings.Cut(tail, "?")
+	c.add("engine", strings.ToLower(scheme), c.at, c.end, nil)
+	if err := c.readAuthority(authority, base, decodePlain); err != nil {
+		return err
+	}
+	dbname, err := decode(strings.TrimPrefix(path, "/"), false)
+	if err != nil {
+		return err
+	}
+	c.add("dbname", dbname, c.at, c.end, nil)
+	if hasQuery {
+		at := base + len(authority) + len(path) + 1
+		err = c.readQuery(query, at, func(name, text string) (string, string, func(string) (string, error), error) {
+			if name == "password" && strings.Contains(text, "+") {
+				return "", "", nil, errors.New("has a + in the parameter password, which some readers take for a space: write it as %2B, or a space as %20")
+			}
+			plain, err := decode(text, false)
+			return name, plain, escapeParameter, err
+		})
+	}
+	if err == nil {
+		c.sayTLS(func(name, text string) bool { return name == "sslmode" && text == "disable" })
+	}
+	return err
+}
+
+func decodePlain(text string) (string, error) { return decode(text, false) }
+
+func escapeUser(text string) (string, error)      { return escapeUserinfo(text), nil }
+func escapeParameter(text string) (string, error) { return escapeQuery(text), nil }
+
+func escapeUserinfo(text string) string {
+	return strings.TrimPrefix(url.UserPassword("", text).String(), ":")
+}
+
+// escapeQuery escapes for a query. A space becomes %20, which every reader understands.
+func escapeQuery(text string) string {
+	return strings.ReplaceAll(url.QueryEscape(text), "+", "%20")
+}
+
+// readAuthority reads user:password@host:port, which starts at base.
+func (c *connection) readAuthority(authority string, base int, decode func(string) (string, error)) error {
+	host := authority
+	if info, rest, ok := strings.Cut(authority, "@"); ok {
+		host = rest
+		user, password, _ := strings.Cut(info, ":")
+		for _, part := range []struct {
+			name, text string
+			start      int
+		}{{"username", user, base}, {"password", password, base + len(user) + 1}} {
+			plain, err := decode(part.text)
+			if err != nil {
+				return err
+			}
+			c.add(part.name, plain, part.start, part.start+len(part.text), escapeUser)
+		}
+	}
+	port := ""
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		host, port = host[:i], host[i+1:]
+	}
+	for _, part := range []struct{ name, text string }{{"host", strings.Trim(host, "[]")}, {"port", port}} {
+		plain, err := decode(part.text)
+		if err != nil {
+			return err
+		}
+		c.add(part.name, plain, c.at, c.end, nil)
+	}
+	return nil
+}
+
+// readQuery reads name=text&name=text, which starts at a byte of the text. read gives each
+// parameter's name, what it means and how a replacement is spelled. The user is called
+// username, as in other values.
+func (c *connection) readQuery(query string, at int, read func(name, text string) (string, string, func(string) (string, error), error)) error {
+	for pair := range strings.SplitSeq(query, "&") {
+		start := at
+		at += len(pair) + 1
+		name, text, ok := strings.Cut(pair, "=")
+		if !ok {
+			continue
+		}
+		name, plain, spell, err := read(name, text)
+		if err != nil {
+			return err
+		}
+		switch name {
+		case "user":
+			name = "username"
+		case "password":
+		default:
+			spell = nil
+		}
+		end := start + len(pair)
+		c.add(name, plain, end-len(text), end, spell)
+	}
+	return nil
+}
+
+// sayTLS sets the field "ssl" to "false" if a parameter does without TLS: each driver has
+// its own word for it.
+func (c *connection) sayTLS(without func(name, text string) bool) {
+	if !slices.ContainsFunc(c.fields, func(f field) bool { return without(f.name, f.text) }) {
+		return
+	}
+	c.fields = slices.DeleteFunc(c.fields, func(f field) bool { return f.name == "ssl" })
+	c.add("ssl", "false", c.at, c.end, nil)
+}
+
+// readJDBC reads the URLs of three drivers for Java, as the sources of pgjdbc 42.7,
+// Connector/J 8 and 9, and MariaDB's Connector/J 3.5 read them:
+//
+//   - PostgreSQL: user and password are parameters of exactly these names, form-encoded;
+//     a # is a character like others.
+//   - MySQL: the same, but names in any case, and user:password@ may stand before the host,
+//     form-encoded too. What follows a # is ignored.
+//   - MariaDB: parameters with names in any case and with nothing encoded, so that no text
+//     with & can stand there.
+func (c *connection) readJDBC() error {
+	kind, rest, ok := strings.Cut(strings.TrimPrefix(c.text[c.at:c.end], "jdbc:"), "://")
+	if !ok || kind != "postgresql" && kind != "mysql" && kind != "mariadb" {
+		return errors.New("is a JDBC URL of a kind that rekey does not read: those it reads start with jdbc:postgresql://, jdbc:mysql:// or jdbc:mariadb://")
+	}
+	base := c.end - len(rest)
+	form := func(text string) (string, error) { return decode(text, true) }
+	spell := escapeParameter
+	// MariaDB's driver takes URLs of MySQL that have this parameter.
+	if kind == "mariadb" || kind == "mysql" && strings.Contains(rest, "permitMysqlScheme") {
+		form = func(text string) (string, error) { return text, nil }
+		spell = spellMariaDB
+	} else if kind == "mysql" && strings.Contains(rest, "#") {
+		return errors.New("holds a #, behind which the driver reads nothing: if it belongs to the password, write it as %23")
+	}
+	place, query, hasQuery := strings.Cut(rest, "?")
+	authority, path, _ := strings.Cut(place, "/")
+	switch {
+	case strings.Contains(path, "@"), strings.Count(authority, "@") > 1:
+		return errRawMark
+	case strings.Contains(authority, "@") && kind != "mysql":
+		return fmt.Errorf("has a user before the host, which the driver of a jdbc:%s: URL does not read: write user and password as parameters", kind)
+	}
+	c.add("engine", kind, c.at, c.end, nil)
+	if err := c.readAuthority(authority, base, form); err != nil {
+		return err
+	}
+	dbname, err := form(path)
+	if err != nil {
+		return err
+	}
+	c.add("dbname", dbname, c.at, c.end, nil)
+	if hasQuery {
+		err = c.readQuery(query, base+len(place)+1, func(name, text string) (string, string, func(string) (string, error), error) {
+			plain, err := form(text)
+			switch {
+			case err != nil:
+				return "", "", nil, err
+			case kind == "postgresql":
+				if lower := strings.ToLower(name); lower == "host" || lower == "port" || lower == "dbname" {
+					name = lower
+				}
+				return name, plain, spell, nil
+			}
+			if name, err = form(name); err != nil {
+				return "", "", nil, err
+			}
+			// MySQL's driver trims what it reads before it undoes escapes.
+			return strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(plain), spell, nil
+		})
+	}
+	if err == nil {
+		c.sayTLS(func(name, text string) bool {
+			text = strings.ToLower(text)
+			return name == "sslmode" && slices.Contains([]string{"disable", "disabled"}, text) ||
+				kind != "postgresql" && (name == "usessl" && text == "false" || name == "sslmode" && text == "false")
+		})
+	}
+	return err
+}
+
+func spellMariaDB(text string) (string, error) {
+	if strings.ContainsAny(text, "& \t\r\n") {
+		return "", errors.New("a URL of MariaDB's driver can hold no user and no password with & or white space, because it escapes nothing: have others made (rekey:password, alphabet=alphanumeric)")
+	}
+	return text, nil
+}
+
+// keywords are those of libpq 18, and of what reads the same strings beside it.
+var keywords = strings.Fields(`host hostaddr port dbname database user password passfile require_auth channel_binding
+	connect_timeout client_encoding options application_name fallback_application_name keepalives keepalives_idle
+	keepalives_interval keepalives_count tcp_user_timeout replication gssencmode sslmode requiressl sslnegotiation
+	sslcompression sslcert sslkey sslkeylogfile sslpassword sslcertmode sslrootcert sslcrl sslcrldir sslsni
+	requirepeer ssl_min_protocol_version ssl_max_protocol_version min_protocol_version max_protocol_version
+	krbsrvname gsslib gssdelegation scram_client_key scram_server_key service servicefile target_session_attrs
+	load_balance_hosts oauth_issuer oauth_client_id oauth_client_secret oauth_scope`)
+
+// isSpace is C's isspace, by which libpq divides.
+func isSpace(b byte) bool { return strings.IndexByte(" \t\n\r\v\f", b) >= 0 }
+
+// readKeywords reads keyword = value .. as libpq does (conninfo_parse): spaces around = are
+// allowed; a value ends at a space, or stands in single quotes; a backslash, inside or
+// outside of quotes, takes the next character as it is. A text with a keyword that libpq
+// does not know, without a password, or of several lines, is no such string.
+func (c *connection) readKeywords() error {
+	known, hasPassword, hasPlace := true, false, false
+	for i := c.at; i < c.end; {
+		start := i
+		for i < c.end && c.text[i] != '=' && !isSpace(c.text[i]) {
+			i++
+		}
+		name := c.text[start:i]
+		for i < c.end && isSpace(c.text[i]) {
+			i++
+		}
+		if i == c.end || c.text[i] != '=' || !slices.Contains(keywords, name) {
+			return errNoConnection
+		}
+		for i++; i < c.end && isSpace(c.text[i]); i++ {
+		}
+		text, end, ok := readKeywordValue(c.text, i, c.end)
+		if !ok {
+			known = false
+		}
+		hasPassword = hasPassword || name == "password"
+		hasPlace = hasPlace || name != "password"
+		spell := spellKeyword(i < c.end && c.text[i] == '\'')
+		switch name {
+		case "user":
+			name = "username"
+		case "password":
+		case "database":
+			name, spell = "dbname", nil
+		default:
+			spell = nil
+		}
+		c.add(name, text, i, end, spell)
+		for i = end; i < c.end && isSpace(c.text[i]); i++ {
+		}
+	}
+	switch {
+	case !hasPassword || !hasPlace || strings.ContainsAny(c.text[c.at:c.end], "\r\n"):
+		// One setting by itself is what a file or a shell has.
+		c.fields = nil
+		return errNoConnection
+	case !known:
+		return errors.New("is a connection string of libpq with a quotation or an escape that does not end: correct it")
+	}
+	c.add("engine", "postgres", c.at, c.end, nil)
+	c.sayTLS(func(name, text string) bool { return name == "sslmode" && text == "disable" })
+	return nil
+}
+
+// readKeywordValue reads the value that starts at i and returns where it ends.
+func readKeywordValue(text string, i, end int) (plain string, after int, ok bool) {
+	var b strings.Builder
+	quoted := i < end && text[i] == '\''
+	if quoted {
+		i++
+	}
+	for ; i < end; i++ {
+		switch {
+		case quoted && text[i] == '\'':
+			return b.String(), i + 1, true
+		case !quoted && isSpace(text[i]):
+			return b.String(), i, true
+		case text[i] == '\\':
+			if i++; i == end {
+				return b.String(), end, false
+			}
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String(), end, !quoted
+}
+
+// spellKeyword writes a value with quotes if it had some, and else only if it needs them.
+func spellKeyword(quoted bool) func(string) (string, error) {
+	return func(text string) (string, error) {
+		if !quoted && text != "" && !strings.ContainsAny(text, "'\\ \t\n\r\v\f") {
+			return text, nil
+		}
+		return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(text) + "'", nil
+	}
+}
