@@ -1,8 +1,8 @@
 package rotation
 
 import (
-	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"iter"
@@ -158,6 +158,9 @@ func (w *work) run(ctx context.Context, token string) error {
 	if err := w.load(ctx, token); err != nil {
 		return err
 	}
+	if err := w.awaitRetirement(ctx, token); err != nil {
+		return err
+	}
 	pending, err := w.pending(ctx)
 	if err != nil {
 		return err
@@ -252,7 +255,7 @@ func (w *work) create(ctx context.Context) error {
 	if w.attempt.Tags.Retire != "" {
 		// The grace of the rotation before is not over. An emergency rotation
 		// is not refused for that: the older credential goes now.
-		switch err := w.retire(ctx, r, current); {
+		switch err := w.retireAlone(ctx, r, current); {
 		case errors.Is(err, ErrStored):
 			return nil
 		case errors.Is(err, errDoesNotWork) && rotators.IsRefused(err):
@@ -564,38 +567,92 @@ func (w *work) retireVersion(ctx context.Context, version string) error {
 	if err != nil {
 		return err
 	}
-	if err = w.retire(ctx, r, current); err != nil {
-		err = fmt.Errorf("retiring version %s: %w", version, err)
+	if err := w.retireAlone(ctx, r, current); err != nil {
+		return fmt.Errorf("retiring version %s: %w", version, err)
 	}
-	return errors.Join(err, w.restore(ctx, r, current))
+	return nil
 }
 
-// restore has the target accept once more what a rotation made that began while a
-// version was being retired: the target may have been left with the current value,
-// and nothing besides.
-func (w *work) restore(ctx context.Context, r rotators.Rotator, current rotators.Secret) error {
-	before := w.attempt.Current
-	now, err := w.store.Load(ctx, w.id, "")
-	if err != nil {
+const (
+	// longest is Lambda's limit for an invocation.
+	longest = 15 * time.Minute
+	// late is for how long after a run was ended its last request may take effect at the
+	// target.
+	late = 15 * time.Second
+)
+
+// retireAlone is retire where the store is Fenced: with no Set of an attempt beside it. Else
+// a whole rotation could begin and end between what this run has read and its call of
+// Retire, which has the target accept the value that was current then, and no newer one. A
+// key that was minted is revoked by its id, and needs no fence.
+func (w *work) retireAlone(ctx context.Context, r rotators.Rotator, current rotators.Secret) (err error) {
+	fenced, ok := w.store.(Fenced)
+	if !ok || tagged(r) {
+		return w.retire(ctx, r, current)
+	}
+	left := longest
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline) + margin
+	}
+	own := TagRetiring + strings.ToLower(rand.Text())
+	over := []string{own}
+	for key, end := range w.attempt.Tags.Retiring {
+		if end.Add(clocks).Before(w.now()) {
+			over = append(over, key) // of runs that died
+		}
+	}
+	if err := fenced.Fence(ctx, w.attempt, own, w.now().Add(left+late)); err != nil {
 		return err
 	}
-	which := PendingValue
+	defer func() {
+		// What this run changes is changed by now, also if there is no time left.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unfenceTime)
+		defer cancel()
+		if unfenceErr := fenced.Unfence(ctx, w.attempt, over...); unfenceErr != nil && err == nil {
+			w.attempt.Note = w.mask.show(fmt.Sprintf("the tag %s could not be removed, so the next rotation waits until that is over: %v", own, unfenceErr))
+		}
+	}()
+	if w.step == CreateSecret {
+		if _, err := w.unchanged(ctx); err != nil {
+			return err
+		}
+		return w.retire(ctx, r, current)
+	}
+	now, err := w.store.Load(ctx, w.id, "")
 	switch {
-	case now.Tags.Retire == before: // it was promoted, which orders that
-		which = CurrentValue
-	case now.Current != before || now.State == Current:
+	case err != nil:
+		return err
+	case now.State != Current || now.Current != w.attempt.Current || now.Tags.Retire != w.attempt.Tags.Retire:
+		w.attempt.Note = fmt.Sprintf("a rotation began meanwhile, so version %s is retired after it, or by the one that follows", w.attempt.Tags.Retire)
 		return nil
 	}
-	note := w.attempt.Note
-	w.attempt = now
-	made, err := w.value(ctx, which)
-	if err != nil || made.IsZero() {
-		return err
+	return w.retire(ctx, r, current)
+}
+
+// unfenceTime is how long it may take to remove the tag of a run, whatever is left of its
+// time.
+const unfenceTime = time.Second
+
+// awaitRetirement waits until no run withdraws a credential of the secret, for five seconds
+// in all: most take less. The error is not permanent.
+func (w *work) awaitRetirement(ctx context.Context, token string) error {
+	if _, ok := w.store.(Fenced); !ok || w.step > SetSecret {
+		return nil
 	}
-	if err := r.Set(ctx, w.rotation(current, made)); err != nil {
-		return fmt.Errorf("a rotation began meanwhile, and the target may refuse what it made: %w", err)
+	for _, d := range settle {
+		if !w.attempt.Tags.retiring().After(w.now()) {
+			return nil
+		}
+		if err := w.pause(ctx, d); err != nil {
+			return err
+		}
+		if err := w.load(ctx, token); err != nil {
+			return err
+		}
 	}
-	w.attempt.Note = cmp.Or(note, "a rotation began meanwhile; the target accepts what it made")
+	if end := w.attempt.Tags.retiring(); end.After(w.now()) {
+		return fmt.Errorf("an older credential of the secret is being withdrawn by another run, which is over at %s at the latest: nothing was changed, and the next try goes on", end.UTC().Format(time.RFC3339))
+	}
 	return nil
 }
 
@@ -605,7 +662,7 @@ func (w *work) retireNow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.retire(ctx, r, current); err != nil {
+	if err := w.retireAlone(ctx, r, current); err != nil {
 		return fmt.Errorf("retiring version %s: %w", w.attempt.Tags.Retire, err)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
@@ -47,8 +48,9 @@ type Store struct {
 }
 
 var (
-	_ rotation.Store = (*Store)(nil)
-	_ rotation.Keyed = (*Store)(nil)
+	_ rotation.Store  = (*Store)(nil)
+	_ rotation.Keyed  = (*Store)(nil)
+	_ rotation.Fenced = (*Store)(nil)
 )
 
 // New returns a store for one event. rotationToken is the event's, or zero: it
@@ -381,6 +383,20 @@ func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
 	_, err = s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: []string{rotation.TagRetire}})
 	if err != nil {
 		return fmt.Errorf("removing the tag %s: %w", rotation.TagRetire, err)
+	}
+	return nil
+}
+
+// Fence implements rotation.Fenced.
+func (s *Store) Fence(ctx context.Context, a *rotation.Attempt, key string, until time.Time) error {
+	return s.tag(ctx, a, key, until.UTC().Format(time.RFC3339))
+}
+
+// Unfence implements rotation.Fenced.
+func (s *Store) Unfence(ctx context.Context, a *rotation.Attempt, keys ...string) error {
+	_, err := s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: keys})
+	if err != nil {
+		return fmt.Errorf("removing the tag %s: %w", strings.Join(keys, ", "), err)
 	}
 	return nil
 }
