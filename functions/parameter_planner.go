@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"path"
 	"slices"
 	"time"
 
@@ -30,6 +31,10 @@ import (
 // how a parameter is stored, so the planner does not ask.
 const plannerReads = 10
 
+// plannerWrites is what the planner takes of Parameter Store's three writes a second, to
+// find out what its policy denies: less than the workers leave.
+const plannerWrites = 0.05
+
 // ParameterPlanner returns the handler for a schedule's event, which may be any
 // JSON object: it finds the parameters that are due and queues an order for each.
 // It keeps no state and may be called at any time and twice.
@@ -47,6 +52,7 @@ func ParameterPlanner(cfg aws.Config) lambda.Handler {
 		ssm:     parameterStore(cfg),
 		queue:   sqs.NewFromConfig(cfg),
 		reads:   rate.NewLimiter(plannerReads, 1),
+		writes:  rate.NewLimiter(plannerWrites, 1),
 		log:     slog.New(lambdacontext.NewLogHandler()),
 	}
 	var err error
@@ -62,6 +68,7 @@ type parameterPlanner struct {
 	queue   *sqs.Client
 	url     string
 	reads   *rate.Limiter
+	writes  *rate.Limiter
 	log     *slog.Logger
 	err     error // a mistake in the environment
 }
@@ -85,8 +92,9 @@ func (h *parameterPlanner) Invoke(ctx context.Context, payload []byte) ([]byte, 
 	if event.Time.IsZero() {
 		event.Time = now
 	}
-	t := &tick{parameterPlanner: h, time: event.Time, now: now}
+	t := &tick{parameterPlanner: h, time: event.Time, now: now, look: &inventory.Looker{Client: h.ssm, Reads: h.reads, Writes: h.writes}}
 	err := t.plan(ctx)
+	err = errors.Join(err, t.notTaken)
 	t.report(ctx, err)
 	if err != nil {
 		return nil, err
@@ -100,10 +108,13 @@ type tick struct {
 	time time.Time // for which it was scheduled
 	now  time.Time
 
+	look   *inventory.Looker
 	begun  map[string]bool // the records there are
 	orders []queue.Message // not queued yet
 
 	managed, looked, found, queued, misconfigured, paused, overdue, retired, unretired int
+
+	notTaken error // messages that SQS did not take
 
 	oldest time.Duration // for how long the one that is overdue the longest is
 }
@@ -118,18 +129,32 @@ func (t *tick) plan(ctx context.Context) error {
 	if t.begun, err = paramstore.Begun(ctx, t.ssm, t.reads); err != nil {
 		return errors.Join(retireErr, err)
 	}
-	var rotatable []*inventory.Parameter
+	groups := map[string]bool{}
+	for name := range t.begun {
+		groups[path.Dir(name)] = true
+	}
+	var begun, rotatable []*inventory.Parameter
 	for i := range all {
-		switch p := &all[i]; {
+		p := &all[i]
+		isBegun := groups[path.Dir(paramstore.Parameter{ARN: p.ARN}.Record())]
+		switch {
 		case p.Problem != nil:
 			t.complain(ctx, p, p.Problem)
 		case p.Schedule.Paused:
 			t.paused++
-		default:
+		case !isBegun:
 			rotatable = append(rotatable, p)
 		}
+		if isBegun {
+			begun = append(begun, p)
+		}
 	}
-	err = errors.Join(retireErr, t.choose(ctx, rotatable))
+	// What was begun comes first, also of what may not begin: clients may lack what the
+	// target accepts.
+	err = errors.Join(retireErr, t.choose(ctx, begun))
+	if err == nil {
+		err = t.choose(ctx, rotatable)
+	}
 	// What was found is queued, whatever ended the search.
 	for len(t.orders) > 0 {
 		if queueErr := t.enqueue(ctx); queueErr != nil {
@@ -150,14 +175,15 @@ func (t *tick) choose(ctx context.Context, parameters []*inventory.Parameter) er
 		if limited && time.Until(deadline) < reserve {
 			return nil
 		}
-		if err := t.reads.Wait(ctx); err != nil {
-			return err
+		mistaken := map[*inventory.Parameter]bool{}
+		for _, p := range chunk {
+			mistaken[p] = p.Problem != nil
 		}
-		if err := inventory.Look(ctx, t.ssm, chunk); err != nil {
+		if err := t.look.Look(ctx, chunk); err != nil {
 			return err
 		}
 		for _, p := range chunk {
-			t.consider(ctx, p)
+			t.consider(ctx, p, mistaken[p])
 		}
 		if len(t.orders) >= queue.AtOnce {
 			if err := t.enqueue(ctx); err != nil {
@@ -177,8 +203,17 @@ func turn(parameters []*inventory.Parameter, hour time.Time) []*inventory.Parame
 }
 
 // consider decides about a parameter that was looked at.
-func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
+// mistaken tells that its tags are wrong.
+func (t *tick) consider(ctx context.Context, p *inventory.Parameter, mistaken bool) {
 	t.looked++
+	if p.Version != 0 && t.isBegun(p) {
+		// Its tags may be wrong by now: no window is asked for what is only to be finished.
+		t.order(p, t.now)
+		return
+	}
+	if mistaken || p.Schedule.Paused {
+		return // plan has counted it
+	}
 	if p.Problem != nil {
 		t.complain(ctx, p, p.Problem)
 		return
@@ -191,13 +226,13 @@ func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
 		t.oldest = max(t.oldest, t.now.Sub(p.Schedule.Deadline(p.Changed)))
 		t.log.WarnContext(ctx, "overdue", "id", p.ARN, "since", p.Schedule.Deadline(p.Changed))
 	}
-	until, due := t.isDue(p)
-	if !due && !t.isBegun(p) {
-		return
+	if until, due := t.isDue(p); due {
+		t.order(p, until)
 	}
-	if !due {
-		until = t.now // only to be finished: it is too late to begin another
-	}
+}
+
+// order orders a rotation that may begin until then; zero: at any time.
+func (t *tick) order(p *inventory.Parameter, until time.Time) {
 	t.found++
 	t.orders = append(t.orders, queue.Message{
 		Parameter: paramstore.Parameter{ARN: p.ARN, Name: p.Name, Base: p.Version}, Until: until,
@@ -221,11 +256,22 @@ func (t *tick) enqueue(ctx context.Context) error {
 	batch := t.orders[:min(len(t.orders), queue.AtOnce)]
 	sent, err := queue.Send(ctx, t.queue, t.url, batch)
 	t.queued += sent
-	if err != nil {
+	if t.refused(err) {
 		return err
 	}
 	t.orders = t.orders[len(batch):]
 	return nil
+}
+
+// refused reports whether an error of queue.Send ends the tick. Messages that SQS did not
+// take, of others that it took, are reported as the tick ends, and stop nothing else.
+func (t *tick) refused(err error) bool {
+	var some *queue.NotTaken
+	if errors.As(err, &some) {
+		t.notTaken = errors.Join(t.notTaken, err)
+		return false
+	}
+	return err != nil
 }
 
 // late is when a retirement counts as overdue: two ticks have ordered it by then, and
@@ -242,7 +288,9 @@ func (t *tick) retire(ctx context.Context) error {
 	}
 	all = slices.DeleteFunc(all, func(r inventory.Retirement) bool { return r.At.After(t.now) })
 	for _, r := range all {
-		if t.now.Sub(r.At) > late {
+		// Of one without a time nobody knows since when it is over: its grace was none, or a
+		// person wrote it. If the worker cannot carry it out, its failures count.
+		if !r.At.IsZero() && t.now.Sub(r.At) > late {
 			t.unretired++
 		}
 	}
@@ -257,7 +305,7 @@ func (t *tick) retire(ctx context.Context) error {
 		}
 		sent, err := queue.Send(ctx, t.queue, t.url, orders)
 		t.retired += sent
-		if err != nil {
+		if t.refused(err) {
 			return err
 		}
 	}
@@ -272,10 +320,7 @@ func (t *tick) retirements(ctx context.Context, chunk []inventory.Retirement) ([
 		parameters[i] = r.Parameter()
 	}
 	if look := slices.DeleteFunc(slices.Clone(parameters), func(p *inventory.Parameter) bool { return p == nil }); len(look) > 0 {
-		if err := t.reads.Wait(ctx); err != nil {
-			return nil, err
-		}
-		if err := inventory.Look(ctx, t.ssm, look); err != nil {
+		if err := t.look.Look(ctx, look); err != nil {
 			return nil, err
 		}
 	}

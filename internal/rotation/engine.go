@@ -246,6 +246,10 @@ func (w *work) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n := w.attempt.Tags.Owners; n > maxOwners && w.graceOf(w.rotator) >= 0 {
+		// Else Promote finds no room for the order to retire, after the target was changed.
+		return rotators.Permanent(fmt.Errorf("there are %d tags, and AWS allows 50, of which rekey needs two for the retirement of the older credential (%s, %s): remove %d", n, TagRetire, TagRetired, n-maxOwners))
+	}
 	_, mints := r.(rotators.Discarder)
 	if keyed, ok := w.store.(Keyed); ok && (mints || w.attempt.Tags.Retire != "") {
 		if err := keyed.KeyUsable(ctx, w.attempt); err != nil {

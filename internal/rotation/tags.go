@@ -44,7 +44,13 @@ type Tags struct {
 	// Retiring are the runs that withdraw a credential now, by the keys of their tags, and
 	// when each is over at the latest. A run that died leaves its tag behind.
 	Retiring map[string]time.Time
+	// Owners is how many tags there are but for those that rekey writes itself.
+	Owners int
 }
+
+// maxOwners is how many tags of an owner's leave room for rekey's: AWS allows 50, and rekey
+// has two at once.
+const maxOwners = 48
 
 // ReadTags decodes tags. Tags outside rekey's prefix are not rekey's business;
 // within it, whatever is unknown or malformed is a permanent error that says
@@ -53,6 +59,9 @@ func ReadTags(tags map[string]string) (Tags, error) {
 	t := Tags{Settings: rotators.Settings{Grace: -1}}
 	var problems []error
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		if key != TagRetire && key != TagRetired && !strings.HasPrefix(key, TagRetiring) {
+			t.Owners++
+		}
 		name, ours := strings.CutPrefix(key, TagPrefix)
 		if !ours {
 			continue

@@ -125,6 +125,13 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 // ErrRotationOff says that somebody has turned the secret's rotation off.
 var ErrRotationOff = errors.New("rotation is not enabled for the secret: start it with rotate-secret --rotation-lambda-arn")
 
+// ErrDeleted says that the secret is deleted, or will be and answers no more until then.
+var ErrDeleted = errors.New("the secret is scheduled for deletion: restore it first")
+
+// ErrReplica says that the secret is a replica, whose value and tags are those of the
+// primary one in another region.
+var ErrReplica = errors.New("rotate it there, and the new value is replicated")
+
 // rotatable says why a secret is not rekey's to rotate.
 func rotatable(secret *secretsmanager.DescribeSecretOutput) error {
 	here, err := arn.Parse(aws.ToString(secret.ARN))
@@ -133,13 +140,13 @@ func rotatable(secret *secretsmanager.DescribeSecretOutput) error {
 	}
 	switch {
 	case secret.DeletedDate != nil:
-		return errors.New("the secret is scheduled for deletion: restore it first")
+		return ErrDeleted
 	case aws.ToString(secret.OwningService) != "":
 		return fmt.Errorf("the secret is owned by the service %s, which rotates it itself: turn its rotation on there", *secret.OwningService)
 	case aws.ToString(secret.Type) != "":
 		return fmt.Errorf("the secret is a managed external secret (%s), which Secrets Manager rotates itself, without a function", *secret.Type)
 	case secret.PrimaryRegion != nil && *secret.PrimaryRegion != here.Region:
-		return fmt.Errorf("the secret is a replica of the one in %s: rotate it there, and the new value is replicated", *secret.PrimaryRegion)
+		return fmt.Errorf("the secret is a replica of the one in %s: %w", *secret.PrimaryRegion, ErrReplica)
 	case !aws.ToBool(secret.RotationEnabled):
 		return ErrRotationOff
 	}
@@ -363,12 +370,10 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	}
 }
 
-// Retired implements rotation.Store. The record is written before the order is
-// taken away: a crash in between retires once more, which does nothing.
+// Retired implements rotation.Store. The order is taken away before the record is
+// written, so that the two do not need room for a tag each. A crash in between leaves an
+// older record, by which fewer keys count as unused.
 func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
-	if err := s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire); err != nil {
-		return err
-	}
 	// A rotation may have begun and ended meanwhile, and ordered another retirement.
 	secret, err := s.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &a.ID})
 	if err != nil {
@@ -376,20 +381,29 @@ func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
 	}
 	for _, tag := range secret.Tags {
 		order, _, _ := strings.Cut(aws.ToString(tag.Value), " ")
-		if aws.ToString(tag.Key) == rotation.TagRetire && order != a.Tags.Retire {
-			return nil
+		if aws.ToString(tag.Key) != rotation.TagRetire || order != a.Tags.Retire {
+			continue
+		}
+		if err := s.Unfence(ctx, a, rotation.TagRetire); err != nil {
+			return err
 		}
 	}
-	_, err = s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: []string{rotation.TagRetire}})
-	if err != nil {
-		return fmt.Errorf("removing the tag %s: %w", rotation.TagRetire, err)
-	}
-	return nil
+	return s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire)
 }
 
-// Fence implements rotation.Fenced.
+// Fence implements rotation.Fenced. Where there is no room for one more tag, the tag of the
+// retirement before makes some: this one will write it anew.
 func (s *Store) Fence(ctx context.Context, a *rotation.Attempt, key string, until time.Time) error {
-	return s.tag(ctx, a, key, until.UTC().Format(time.RFC3339))
+	end := until.UTC().Format(time.RFC3339)
+	err := s.tag(ctx, a, key, end)
+	var full *types.InvalidParameterException
+	if a.Tags.Retired == "" || !errors.As(err, &full) {
+		return err
+	}
+	if err := s.Unfence(ctx, a, rotation.TagRetired); err != nil {
+		return err
+	}
+	return s.tag(ctx, a, key, end)
 }
 
 // Unfence implements rotation.Fenced.
