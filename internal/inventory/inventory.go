@@ -187,6 +187,9 @@ func (l *Looker) Look(ctx context.Context, parameters []*Parameter) error {
 		}
 		l.slashed = !l.slashed
 	}
+	for _, p := range left {
+		p.Name = strings.TrimPrefix(p.Name, "/")
+	}
 	// A policy that allows reading by a tag denies what is not there, since that has none,
 	// and with it all that is asked for beside it.
 	return l.lookAt(ctx, left)
