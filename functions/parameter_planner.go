@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	tagging "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"golang.org/x/time/rate"
@@ -23,6 +25,9 @@ import (
 	"github.com/rekeyhq/rekey/internal/metrics"
 	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/queue"
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/internal/secretstore"
+	"github.com/rekeyhq/rekey/rotators"
 )
 
 // plannerReads is what the planner takes of Parameter Store's reads, in calls per second:
@@ -50,6 +55,7 @@ func ParameterPlanner(cfg aws.Config) lambda.Handler {
 		stage:   os.Getenv("REKEY_STAGE"),
 		tagging: tagging.NewFromConfig(cfg, func(o *tagging.Options) { o.RetryMaxAttempts = 8 }),
 		ssm:     parameterStore(cfg),
+		secrets: secretsmanager.NewFromConfig(cfg),
 		queue:   sqs.NewFromConfig(cfg),
 		reads:   rate.NewLimiter(plannerReads, 1),
 		writes:  rate.NewLimiter(plannerWrites, 1),
@@ -65,6 +71,7 @@ type parameterPlanner struct {
 	stage   string
 	tagging *tagging.Client
 	ssm     *ssm.Client
+	secrets *secretsmanager.Client
 	queue   *sqs.Client
 	url     string
 	reads   *rate.Limiter
@@ -125,7 +132,7 @@ func (t *tick) plan(ctx context.Context) error {
 		return err
 	}
 	t.managed = len(all)
-	retireErr := t.retire(ctx)
+	retireErr := errors.Join(t.retire(ctx), t.remember(ctx))
 	if t.begun, err = paramstore.Begun(ctx, t.ssm, t.reads); err != nil {
 		return errors.Join(retireErr, err)
 	}
@@ -196,7 +203,7 @@ func (t *tick) choose(ctx context.Context, parameters []*inventory.Parameter) er
 
 // turn returns the parameters in the order of this hour: the same, started at
 // another place. Steps of the golden ratio come near every place soon.
-func turn(parameters []*inventory.Parameter, hour time.Time) []*inventory.Parameter {
+func turn[T any](parameters []T, hour time.Time) []T {
 	_, fraction := math.Modf(float64(hour.Unix()/3600) * (math.Phi - 1))
 	start := int(fraction * float64(len(parameters)))
 	return slices.Concat(parameters[start:], parameters[:start])
@@ -310,6 +317,69 @@ func (t *tick) retire(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// remembered is how many secrets a tick looks at for orders to retire that somebody took
+// off, and describes a second how many: a few hundredths of what Secrets Manager allows.
+const (
+	remembered      = 1000
+	describesSecond = 20
+)
+
+// remember orders retirements whose tag is gone: Terraform takes off tags that it does not
+// know. It looks at secrets with two live credentials, at others in each tick if there are
+// many.
+func (t *tick) remember(ctx context.Context) error {
+	ids, err := inventory.TwoCredentials(ctx, t.tagging, t.stage)
+	if err != nil {
+		return err
+	}
+	deadline, limited := ctx.Deadline()
+	limit := rate.NewLimiter(describesSecond, 1)
+	ids = turn(ids, t.time)
+	for _, id := range ids[:min(len(ids), remembered)] {
+		if limited && time.Until(deadline) < deadline.Sub(t.now)/2 {
+			return nil
+		}
+		if err := limit.Wait(ctx); err != nil {
+			return err
+		}
+		version, err := t.forgotten(ctx, id)
+		if err != nil && !rotators.IsPermanent(err) {
+			t.notTaken = errors.Join(t.notTaken, fmt.Errorf("%s: whether the order to retire is gone: %w", id, err))
+			continue
+		}
+		if version == "" {
+			continue // or it is not rekey's to rotate
+		}
+		t.unretired++
+		t.log.WarnContext(ctx, "the tag rekey:retire was taken off before the version was retired", "id", id, "version", version)
+		sent, err := queue.Send(ctx, t.queue, t.url, []queue.Message{{Retire: &queue.Retirement{ARN: id, Version: version}}})
+		t.retired += sent
+		if t.refused(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgotten is the version of a secret that should have been retired; "" if there is none.
+// The worker looks for itself before it retires anything.
+func (t *tick) forgotten(ctx context.Context, id string) (string, error) {
+	store := secretstore.New(t.secrets, rotators.Secret{})
+	a, err := store.Load(ctx, id, "")
+	if err != nil || a.State != rotation.Current || a.Former == "" || a.Tags.Retire != "" || a.Former == a.Tags.Retired || a.Tags.Paused {
+		return "", err
+	}
+	grace := inventory.Grace(a.Tags.Settings)
+	if grace < 0 {
+		return "", nil
+	}
+	at, err := store.PromotedAt(ctx, a)
+	if err != nil || at.IsZero() || t.now.Sub(at.Add(grace)) < late {
+		return "", err
+	}
+	return a.Former, nil
 }
 
 // retirements makes orders. A parameter's has its name, which its ARN does not quite

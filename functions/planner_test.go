@@ -3,11 +3,13 @@ package functions_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,8 +36,10 @@ type planned struct {
 	log   string // of the last tick
 }
 
-func newPlanned(t *testing.T) *planned {
-	cloud := localaws.New(localaws.Config{Authorize: policed(t, ours)})
+func newPlanned(t *testing.T) *planned { return newPlannedAt(t, nil) }
+
+func newPlannedAt(t *testing.T, now func() time.Time) *planned {
+	cloud := localaws.New(localaws.Config{Authorize: policed(t, ours), Now: now})
 	t.Cleanup(cloud.Close)
 	server := httptest.NewServer(cloud)
 	t.Cleanup(server.Close)
@@ -194,5 +198,130 @@ func TestOrdersToRetireWhatCannotBeRetired(t *testing.T) {
 		if _, err := functions.ParameterRotator(p.cfg, rotators.Registry{}).Invoke(t.Context(), event); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// overlapping is a target with two passwords.
+type overlapping struct {
+	accepts map[string]bool
+	made    int
+}
+
+func (o *overlapping) Create(context.Context, rotators.Rotation) (rotators.Secret, error) {
+	o.made++
+	return rotators.NewSecret(fmt.Sprintf("made %d", o.made)), nil
+}
+
+func (o *overlapping) Set(_ context.Context, r rotators.Rotation) error {
+	o.accepts = map[string]bool{r.Pending.Reveal(): true, r.Current.Reveal(): true}
+	return nil
+}
+
+func (o *overlapping) Test(_ context.Context, r rotators.Rotation) error {
+	if o.accepts[r.Pending.Reveal()] {
+		return nil
+	}
+	return rotators.Refused(errors.New("refused"))
+}
+
+func (o *overlapping) Grace(s rotators.Settings) time.Duration { return s.Grace }
+
+func (o *overlapping) Retire(_ context.Context, r rotators.Rotation) error {
+	o.accepts = map[string]bool{r.Current.Reveal(): true}
+	return nil
+}
+
+// Terraform takes the tag rekey:retire off. The older credential is found all the same once
+// its grace is over, counted as overdue, and retired; not before, and not if a person stored
+// the current version.
+func TestARetirementWhoseTagIsGone(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		ago            time.Duration
+		byHand, paused bool
+		found          bool
+	}{
+		{"overdue", 4 * time.Hour, false, false, true},
+		{"within its grace", 90 * time.Minute, false, false, false},
+		{"a person's version is current", 4 * time.Hour, true, false, false},
+		{"paused", 4 * time.Hour, false, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPlannedAt(t, func() time.Time { return time.Now().Add(-c.ago) })
+			client := secretsmanager.NewFromConfig(p.cfg)
+			out, err := client.CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
+				Name: aws.String("app"), SecretString: aws.String("first"),
+				Tags: []smtypes.Tag{{Key: aws.String("rekey:rotator"), Value: aws.String("over")}, {Key: aws.String("rekey:grace"), Value: aws.String("1h")}},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := &overlapping{accepts: map[string]bool{"first": true}}
+			if err := p.cloud.Reserve(*out.ARN, token); err != nil {
+				t.Fatal(err)
+			}
+			rotator := functions.SecretRotator(p.as("secret-rotator", http.DefaultTransport), rotators.Registry{"over": o})
+			for _, step := range []string{"createSecret", "setSecret", "testSecret", "finishSecret"} {
+				if _, err := rotator.Invoke(t.Context(), fmt.Appendf(nil, `{"Step":%q,"SecretId":%q,"ClientRequestToken":%q}`, step, *out.ARN, token)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if o.made != 1 || len(o.accepts) != 2 {
+				t.Fatalf("the rotation made %d, the target accepts %v", o.made, o.accepts)
+			}
+			if _, err := client.UntagResource(t.Context(), &secretsmanager.UntagResourceInput{SecretId: out.ARN, TagKeys: []string{"rekey:retire"}}); err != nil {
+				t.Fatal(err)
+			}
+			if c.byHand {
+				if _, err := client.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: out.ARN, SecretString: aws.String("by hand")}); err != nil {
+					t.Fatal(err)
+				}
+				o.accepts["by hand"] = true
+			}
+			if c.paused {
+				if _, err := client.TagResource(t.Context(), &secretsmanager.TagResourceInput{SecretId: out.ARN, Tags: []smtypes.Tag{{Key: aws.String("rekey:paused"), Value: aws.String("yes")}}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, bodies := p.tick()
+			counted := strings.Contains(p.log, "retirementsOverdue=1") || strings.Contains(p.log, `"retirementsOverdue":1`)
+			if (len(bodies) == 1) != c.found || counted != c.found {
+				t.Fatalf("queued %v, counted %t:\n%s", bodies, counted, p.log)
+			}
+			deliver := func(body string) {
+				t.Helper()
+				event, err := json.Marshal(map[string]any{"Records": []map[string]any{{"messageId": "1", "body": body}}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := functions.ParameterRotator(p.as("parameter-rotator", http.DefaultTransport), rotators.Registry{"over": o}).Invoke(t.Context(), event); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !c.found {
+				// A message that somebody makes up changes nothing either.
+				before := len(o.accepts)
+				d, err := client.DescribeSecret(t.Context(), &secretsmanager.DescribeSecretInput{SecretId: out.ARN})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for version, labels := range d.VersionIdsToStages {
+					if c.ago > 2*time.Hour && slices.Contains(labels, "AWSPREVIOUS") {
+						deliver(fmt.Sprintf(`{"retire":{"arn":%q,"version":%q}}`, *out.ARN, version))
+					}
+				}
+				if len(o.accepts) != before {
+					t.Errorf("the target accepts %v", o.accepts)
+				}
+				return
+			}
+			deliver(bodies[0])
+			if len(o.accepts) != 1 || !o.accepts["made 1"] {
+				t.Errorf("the target accepts %v", o.accepts)
+			}
+			if _, bodies := p.tick(); len(bodies) > 0 {
+				t.Errorf("the next tick queued %v", bodies)
+			}
+		})
 	}
 }

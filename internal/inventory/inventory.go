@@ -121,6 +121,56 @@ func Retirements(ctx context.Context, client *tagging.Client, stage string) ([]R
 	return found, nil
 }
 
+// defaultGrace is the grace of two passwords, and of the keys of IAM users, where
+// rekey:grace says nothing.
+const defaultGrace = 24 * time.Hour
+
+// Grace tells, of the tags alone, how long the older of two credentials stays valid;
+// negative if the tags do not say that there are two. A rotator of somebody else's may have a
+// grace that no tag says.
+func Grace(s rotators.Settings) time.Duration {
+	switch {
+	case s.Strategy == "single-user":
+		return -1
+	case s.Grace < 0 && (s.Strategy == "overlap" || s.Rotator == "iam-key"):
+		return defaultGrace
+	}
+	return s.Grace
+}
+
+// TwoCredentials finds the secrets of this stage that have two live credentials after a
+// rotation, as their tags say, and no order to retire the older one: most of them because it
+// is retired, and some because Terraform took the order off.
+func TwoCredentials(ctx context.Context, client *tagging.Client, stage string) ([]string, error) {
+	var found []string
+	for _, key := range []string{"strategy", "grace", "rotator"} {
+		pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
+			ResourceTypeFilters: []string{"secretsmanager:secret"},
+			ResourcesPerPage:    aws.Int32(100),
+			TagFilters:          []tagtypes.TagFilter{{Key: aws.String(rotation.TagPrefix + key)}},
+		})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("looking for secrets with the tag %s%s: %w", rotation.TagPrefix, key, err)
+			}
+			for _, resource := range page.ResourceTagMappingList {
+				tags := map[string]string{}
+				for _, tag := range resource.Tags {
+					tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+				}
+				read, err := rotation.ReadTags(tags)
+				if err != nil || read.Retire != "" || read.Paused || tags[rotation.TagPrefix+"stage"] != stage || Grace(read.Settings) < 0 {
+					continue
+				}
+				found = append(found, aws.ToString(resource.ResourceARN))
+			}
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
+}
+
 // Parameter is the parameter that the order is for, for Look to find its name; nil
 // if it is for a secret.
 func (r Retirement) Parameter() *Parameter {

@@ -264,13 +264,17 @@ func (m *mask) addPairs(depth int, text string) {
 			}
 			value, rest = after[:end], after[end:]
 			// With semicolons between them, values may hold spaces.
-			if semicolon := strings.IndexAny(after, ";\n"); semicolon > end {
+			if semicolon := strings.IndexAny(after[:min(len(after), longestSpaced)], ";\n"); semicolon > end {
 				m.addPair(depth, name, strings.TrimSpace(after[:semicolon]))
 			}
 		}
 		m.addPair(depth, name, value)
 	}
 }
+
+// longestSpaced is how far a value with spaces in it is looked for: each pair would else
+// look through all that follows.
+const longestSpaced = 256
 
 func (m *mask) addPair(depth int, name, value string) {
 	if !rotators.Public(strings.TrimSpace(name)) {
@@ -382,8 +386,15 @@ func lower(text, mark string, digits int) string {
 // encoders escape besides what they must differs: Go's <, > and &, .NET's also + and ',
 // PHP's the slash, Python's all that is not ASCII; and so do the capitals of the digits.
 func jsonForms(text string) (forms []string) {
-	for _, special := range []string{"", "<>&", "<>&'+`", "<>&'+`\""} {
+	plain := !strings.ContainsFunc(text, func(c rune) bool { return c > '~' })
+	for i, special := range []string{"", "<>&", "<>&'+`", "<>&'+`\""} {
+		if i > 0 && !strings.ContainsAny(text, special) {
+			continue
+		}
 		for _, ascii := range []bool{false, true} {
+			if ascii && plain {
+				continue
+			}
 			escaped := jsonEscaped(text, special, ascii)
 			for _, form := range []string{escaped, lower(escaped, `\u`, 4)} {
 				forms = append(forms, form, strings.ReplaceAll(form, "/", `\/`))

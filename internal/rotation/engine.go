@@ -482,6 +482,13 @@ func (w *work) promote(ctx context.Context) error {
 	}
 	w.attempt.Tags.Retire, w.attempt.Tags.RetireAt = "", time.Time{}
 	if grace >= 0 {
+		// The order to retire is not written for a version that has no value to take over.
+		if pending, err := w.value(ctx, PendingValue); err != nil {
+			return err
+		} else if pending.IsZero() {
+			w.attempt.State, w.action = Reserved, refuse
+			return w.refusal()
+		}
 		w.attempt.Tags.Retire = w.attempt.Current
 	}
 	if grace > 0 {
@@ -549,6 +556,9 @@ func (w *work) retireVersion(ctx context.Context, version string) error {
 		return err
 	}
 	w.action = nothing
+	if err := w.remember(ctx, version); err != nil {
+		return err
+	}
 	switch {
 	case w.attempt.ID != w.id:
 		return rotators.Permanent(fmt.Errorf("the message names %s, and the whole ARN of that secret is %s: order the retirement by the whole ARN", w.id, w.attempt.ID))
@@ -575,6 +585,29 @@ func (w *work) retireVersion(ctx context.Context, version string) error {
 		return fmt.Errorf("retiring version %s: %w", version, err)
 	}
 	return nil
+}
+
+// remember writes an order to retire anew that somebody took off, Terraform say: the
+// version that clients got before a rotation made the current one, of a secret with two live
+// credentials, which was not retired and whose grace is over. Nobody takes the message's word
+// for any of this.
+func (w *work) remember(ctx context.Context, version string) error {
+	a := w.attempt
+	store, ok := w.store.(Forgetful)
+	if !ok || a.ID != w.id || a.Tags.Retire != "" || a.State != Current || a.Tags.Paused || version == "" || version != a.Former || version == a.Tags.Retired {
+		return nil
+	}
+	grace, err := w.grace(ctx)
+	if err != nil || grace < 0 {
+		return err
+	}
+	at, err := store.PromotedAt(ctx, a)
+	if err != nil || at.IsZero() || at.Add(grace).After(w.now()) {
+		return err
+	}
+	a.Tags.Retire, a.Previous = version, version
+	a.Note = fmt.Sprintf("the tag %s was taken off before version %s was retired, and is written anew", TagRetire, version)
+	return store.Remember(ctx, a)
 }
 
 const (

@@ -123,6 +123,15 @@ type Fenced interface {
 	Unfence(ctx context.Context, a *Attempt, keys ...string) error
 }
 
+// Forgetful is implemented by a Store whose tags others take off.
+type Forgetful interface {
+	// PromotedAt is when a rotation made the current version current; zero if a person
+	// stored that version, or nobody knows.
+	PromotedAt(ctx context.Context, a *Attempt) (time.Time, error)
+	// Remember writes the order to retire a.Tags.Retire.
+	Remember(ctx context.Context, a *Attempt) error
+}
+
 // Keyed is implemented by a Store that encrypts by a key of the owner's. PutPending
 // fails if that cannot be used, which is too late where something is changed before
 // it: an issuer mints, a grace is cut short.

@@ -43,14 +43,16 @@ type Store struct {
 	rotationToken rotators.Secret
 	key           string // of the secret; "": Secrets Manager's own. Load finds it
 
-	labels map[string][]string        // of each version, as Load found them
-	values map[string]rotators.Secret // of the versions read so far: they never change
+	rotated time.Time                  // when a rotation ended last
+	labels  map[string][]string        // of each version, as Load found them
+	values  map[string]rotators.Secret // of the versions read so far: they never change
 }
 
 var (
-	_ rotation.Store  = (*Store)(nil)
-	_ rotation.Keyed  = (*Store)(nil)
-	_ rotation.Fenced = (*Store)(nil)
+	_ rotation.Store     = (*Store)(nil)
+	_ rotation.Keyed     = (*Store)(nil)
+	_ rotation.Fenced    = (*Store)(nil)
+	_ rotation.Forgetful = (*Store)(nil)
 )
 
 // New returns a store for one event. rotationToken is the event's, or zero: it
@@ -78,6 +80,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	for _, tag := range secret.Tags {
 		tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
 	}
+	s.rotated = aws.ToTime(secret.LastRotatedDate)
 	s.key, s.labels = aws.ToString(secret.KmsKeyId), secret.VersionIdsToStages
 	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token}
 	if !s.rotationToken.IsZero() {
@@ -413,6 +416,33 @@ func (s *Store) Unfence(ctx context.Context, a *rotation.Attempt, keys ...string
 		return fmt.Errorf("removing the tag %s: %w", strings.Join(keys, ", "), err)
 	}
 	return nil
+}
+
+// PromotedAt implements rotation.Forgetful. It costs one ListSecretVersionIds, and more for
+// more than a hundred versions.
+func (s *Store) PromotedAt(ctx context.Context, a *rotation.Attempt) (time.Time, error) {
+	if s.rotated.IsZero() {
+		return time.Time{}, nil
+	}
+	pages := secretsmanager.NewListSecretVersionIdsPaginator(s.client, &secretsmanager.ListSecretVersionIdsInput{SecretId: &a.ID})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("listing the secret's versions: %w", err)
+		}
+		for _, v := range page.Versions {
+			// What is newer than the end of the last rotation was stored by a person.
+			if aws.ToString(v.VersionId) == a.Current && v.CreatedDate != nil && !v.CreatedDate.After(s.rotated) {
+				return s.rotated, nil
+			}
+		}
+	}
+	return time.Time{}, nil
+}
+
+// Remember implements rotation.Forgetful.
+func (s *Store) Remember(ctx context.Context, a *rotation.Attempt) error {
+	return s.tag(ctx, a, rotation.TagRetire, a.Tags.RetireOrder())
 }
 
 func (s *Store) tag(ctx context.Context, a *rotation.Attempt, key, value string) error {
