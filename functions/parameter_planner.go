@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
+	"path"
 	"slices"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/aws/aws-lambda-go/lambdacontext"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	tagging "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"golang.org/x/time/rate"
@@ -22,6 +25,9 @@ import (
 	"github.com/rekeyhq/rekey/internal/metrics"
 	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/queue"
+	"github.com/rekeyhq/rekey/internal/rotation"
+	"github.com/rekeyhq/rekey/internal/secretstore"
+	"github.com/rekeyhq/rekey/rotators"
 )
 
 // plannerReads is what the planner takes of Parameter Store's reads, in calls per second:
@@ -29,6 +35,10 @@ import (
 // Of the writes it takes none, but for names that its policy denies: an order does not say
 // how a parameter is stored, so the planner does not ask.
 const plannerReads = 10
+
+// plannerWrites is what the planner takes of Parameter Store's three writes a second, to
+// find out what its policy denies: less than the workers leave.
+const plannerWrites = 0.05
 
 // ParameterPlanner returns the handler for a schedule's event, which may be any
 // JSON object: it finds the parameters that are due and queues an order for each.
@@ -45,8 +55,10 @@ func ParameterPlanner(cfg aws.Config) lambda.Handler {
 		stage:   os.Getenv("REKEY_STAGE"),
 		tagging: tagging.NewFromConfig(cfg, func(o *tagging.Options) { o.RetryMaxAttempts = 8 }),
 		ssm:     parameterStore(cfg),
+		secrets: secretsmanager.NewFromConfig(cfg),
 		queue:   sqs.NewFromConfig(cfg),
 		reads:   rate.NewLimiter(plannerReads, 1),
+		writes:  rate.NewLimiter(plannerWrites, 1),
 		log:     slog.New(lambdacontext.NewLogHandler()),
 	}
 	var err error
@@ -59,9 +71,11 @@ type parameterPlanner struct {
 	stage   string
 	tagging *tagging.Client
 	ssm     *ssm.Client
+	secrets *secretsmanager.Client
 	queue   *sqs.Client
 	url     string
 	reads   *rate.Limiter
+	writes  *rate.Limiter
 	log     *slog.Logger
 	err     error // a mistake in the environment
 }
@@ -85,8 +99,9 @@ func (h *parameterPlanner) Invoke(ctx context.Context, payload []byte) ([]byte, 
 	if event.Time.IsZero() {
 		event.Time = now
 	}
-	t := &tick{parameterPlanner: h, time: event.Time, now: now}
+	t := &tick{parameterPlanner: h, time: event.Time, now: now, look: &inventory.Looker{Client: h.ssm, Reads: h.reads, Writes: h.writes}}
 	err := t.plan(ctx)
+	err = errors.Join(err, t.notTaken)
 	t.report(ctx, err)
 	if err != nil {
 		return nil, err
@@ -100,10 +115,13 @@ type tick struct {
 	time time.Time // for which it was scheduled
 	now  time.Time
 
+	look   *inventory.Looker
 	begun  map[string]bool // the records there are
 	orders []queue.Message // not queued yet
 
 	managed, looked, found, queued, misconfigured, paused, overdue, retired, unretired int
+
+	notTaken error // messages that SQS did not take
 
 	oldest time.Duration // for how long the one that is overdue the longest is
 }
@@ -114,22 +132,36 @@ func (t *tick) plan(ctx context.Context) error {
 		return err
 	}
 	t.managed = len(all)
-	retireErr := t.retire(ctx)
+	retireErr := errors.Join(t.retire(ctx), t.remember(ctx))
 	if t.begun, err = paramstore.Begun(ctx, t.ssm, t.reads); err != nil {
 		return errors.Join(retireErr, err)
 	}
-	var rotatable []*inventory.Parameter
+	groups := map[string]bool{}
+	for name := range t.begun {
+		groups[path.Dir(name)] = true
+	}
+	var begun, rotatable []*inventory.Parameter
 	for i := range all {
-		switch p := &all[i]; {
+		p := &all[i]
+		isBegun := groups[path.Dir(paramstore.Parameter{ARN: p.ARN}.Record())]
+		switch {
 		case p.Problem != nil:
 			t.complain(ctx, p, p.Problem)
 		case p.Schedule.Paused:
 			t.paused++
-		default:
+		case !isBegun:
 			rotatable = append(rotatable, p)
 		}
+		if isBegun {
+			begun = append(begun, p)
+		}
 	}
-	err = errors.Join(retireErr, t.choose(ctx, rotatable))
+	// What was begun comes first, also of what may not begin: clients may lack what the
+	// target accepts.
+	err = errors.Join(retireErr, t.choose(ctx, begun))
+	if err == nil {
+		err = t.choose(ctx, rotatable)
+	}
 	// What was found is queued, whatever ended the search.
 	for len(t.orders) > 0 {
 		if queueErr := t.enqueue(ctx); queueErr != nil {
@@ -150,14 +182,15 @@ func (t *tick) choose(ctx context.Context, parameters []*inventory.Parameter) er
 		if limited && time.Until(deadline) < reserve {
 			return nil
 		}
-		if err := t.reads.Wait(ctx); err != nil {
-			return err
+		mistaken := map[*inventory.Parameter]bool{}
+		for _, p := range chunk {
+			mistaken[p] = p.Problem != nil
 		}
-		if err := inventory.Look(ctx, t.ssm, chunk); err != nil {
+		if err := t.look.Look(ctx, chunk); err != nil {
 			return err
 		}
 		for _, p := range chunk {
-			t.consider(ctx, p)
+			t.consider(ctx, p, mistaken[p])
 		}
 		if len(t.orders) >= queue.AtOnce {
 			if err := t.enqueue(ctx); err != nil {
@@ -170,15 +203,24 @@ func (t *tick) choose(ctx context.Context, parameters []*inventory.Parameter) er
 
 // turn returns the parameters in the order of this hour: the same, started at
 // another place. Steps of the golden ratio come near every place soon.
-func turn(parameters []*inventory.Parameter, hour time.Time) []*inventory.Parameter {
+func turn[T any](parameters []T, hour time.Time) []T {
 	_, fraction := math.Modf(float64(hour.Unix()/3600) * (math.Phi - 1))
 	start := int(fraction * float64(len(parameters)))
 	return slices.Concat(parameters[start:], parameters[:start])
 }
 
 // consider decides about a parameter that was looked at.
-func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
+// mistaken tells that its tags are wrong.
+func (t *tick) consider(ctx context.Context, p *inventory.Parameter, mistaken bool) {
 	t.looked++
+	if p.Version != 0 && t.isBegun(p) {
+		// Its tags may be wrong by now: no window is asked for what is only to be finished.
+		t.order(p, t.now)
+		return
+	}
+	if mistaken || p.Schedule.Paused {
+		return // plan has counted it
+	}
 	if p.Problem != nil {
 		t.complain(ctx, p, p.Problem)
 		return
@@ -191,13 +233,13 @@ func (t *tick) consider(ctx context.Context, p *inventory.Parameter) {
 		t.oldest = max(t.oldest, t.now.Sub(p.Schedule.Deadline(p.Changed)))
 		t.log.WarnContext(ctx, "overdue", "id", p.ARN, "since", p.Schedule.Deadline(p.Changed))
 	}
-	until, due := t.isDue(p)
-	if !due && !t.isBegun(p) {
-		return
+	if until, due := t.isDue(p); due {
+		t.order(p, until)
 	}
-	if !due {
-		until = t.now // only to be finished: it is too late to begin another
-	}
+}
+
+// order orders a rotation that may begin until then; zero: at any time.
+func (t *tick) order(p *inventory.Parameter, until time.Time) {
 	t.found++
 	t.orders = append(t.orders, queue.Message{
 		Parameter: paramstore.Parameter{ARN: p.ARN, Name: p.Name, Base: p.Version}, Until: until,
@@ -221,11 +263,22 @@ func (t *tick) enqueue(ctx context.Context) error {
 	batch := t.orders[:min(len(t.orders), queue.AtOnce)]
 	sent, err := queue.Send(ctx, t.queue, t.url, batch)
 	t.queued += sent
-	if err != nil {
+	if t.refused(err) {
 		return err
 	}
 	t.orders = t.orders[len(batch):]
 	return nil
+}
+
+// refused reports whether an error of queue.Send ends the tick. Messages that SQS did not
+// take, of others that it took, are reported as the tick ends, and stop nothing else.
+func (t *tick) refused(err error) bool {
+	var some *queue.NotTaken
+	if errors.As(err, &some) {
+		t.notTaken = errors.Join(t.notTaken, err)
+		return false
+	}
+	return err != nil
 }
 
 // late is when a retirement counts as overdue: two ticks have ordered it by then, and
@@ -242,7 +295,9 @@ func (t *tick) retire(ctx context.Context) error {
 	}
 	all = slices.DeleteFunc(all, func(r inventory.Retirement) bool { return r.At.After(t.now) })
 	for _, r := range all {
-		if t.now.Sub(r.At) > late {
+		// Of one without a time nobody knows since when it is over: its grace was none, or a
+		// person wrote it. If the worker cannot carry it out, its failures count.
+		if !r.At.IsZero() && t.now.Sub(r.At) > late {
 			t.unretired++
 		}
 	}
@@ -257,11 +312,74 @@ func (t *tick) retire(ctx context.Context) error {
 		}
 		sent, err := queue.Send(ctx, t.queue, t.url, orders)
 		t.retired += sent
-		if err != nil {
+		if t.refused(err) {
 			return err
 		}
 	}
 	return nil
+}
+
+// remembered is how many secrets a tick looks at for orders to retire that somebody took
+// off, and describes a second how many: a few hundredths of what Secrets Manager allows.
+const (
+	remembered      = 1000
+	describesSecond = 20
+)
+
+// remember orders retirements whose tag is gone: Terraform takes off tags that it does not
+// know. It looks at secrets with two live credentials, at others in each tick if there are
+// many.
+func (t *tick) remember(ctx context.Context) error {
+	ids, err := inventory.TwoCredentials(ctx, t.tagging, t.stage)
+	if err != nil {
+		return err
+	}
+	deadline, limited := ctx.Deadline()
+	limit := rate.NewLimiter(describesSecond, 1)
+	ids = turn(ids, t.time)
+	for _, id := range ids[:min(len(ids), remembered)] {
+		if limited && time.Until(deadline) < deadline.Sub(t.now)/2 {
+			return nil
+		}
+		if err := limit.Wait(ctx); err != nil {
+			return err
+		}
+		version, err := t.forgotten(ctx, id)
+		if err != nil && !rotators.IsPermanent(err) {
+			t.notTaken = errors.Join(t.notTaken, fmt.Errorf("%s: whether the order to retire is gone: %w", id, err))
+			continue
+		}
+		if version == "" {
+			continue // or it is not rekey's to rotate
+		}
+		t.unretired++
+		t.log.WarnContext(ctx, "the tag rekey:retire was taken off before the version was retired", "id", id, "version", version)
+		sent, err := queue.Send(ctx, t.queue, t.url, []queue.Message{{Retire: &queue.Retirement{ARN: id, Version: version}}})
+		t.retired += sent
+		if t.refused(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// forgotten is the version of a secret that should have been retired; "" if there is none.
+// The worker looks for itself before it retires anything.
+func (t *tick) forgotten(ctx context.Context, id string) (string, error) {
+	store := secretstore.New(t.secrets, rotators.Secret{})
+	a, err := store.Load(ctx, id, "")
+	if err != nil || a.State != rotation.Current || a.Former == "" || a.Tags.Retire != "" || a.Former == a.Tags.Retired || a.Tags.Paused {
+		return "", err
+	}
+	grace := inventory.Grace(a.Tags.Settings)
+	if grace < 0 {
+		return "", nil
+	}
+	at, err := store.PromotedAt(ctx, a)
+	if err != nil || at.IsZero() || t.now.Sub(at.Add(grace)) < late {
+		return "", err
+	}
+	return a.Former, nil
 }
 
 // retirements makes orders. A parameter's has its name, which its ARN does not quite
@@ -272,10 +390,7 @@ func (t *tick) retirements(ctx context.Context, chunk []inventory.Retirement) ([
 		parameters[i] = r.Parameter()
 	}
 	if look := slices.DeleteFunc(slices.Clone(parameters), func(p *inventory.Parameter) bool { return p == nil }); len(look) > 0 {
-		if err := t.reads.Wait(ctx); err != nil {
-			return nil, err
-		}
-		if err := inventory.Look(ctx, t.ssm, look); err != nil {
+		if err := t.look.Look(ctx, look); err != nil {
 			return nil, err
 		}
 	}

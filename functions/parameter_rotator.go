@@ -172,8 +172,10 @@ func (h *parameterRotator) retire(ctx context.Context, r queue.Retirement) error
 		store = secret
 	}
 	err := engine.Retire(ctx, store, r.ARN, r.Version)
-	if errors.Is(err, paramstore.ErrGone) || errors.Is(err, paramstore.ErrUntagged) || errors.Is(err, secretstore.ErrRotationOff) {
-		return nil // the engine has logged it, and to try again at once would change nothing
+	for _, hopeless := range []error{paramstore.ErrGone, paramstore.ErrUntagged, secretstore.ErrRotationOff, secretstore.ErrDeleted, secretstore.ErrReplica} {
+		if errors.Is(err, hopeless) {
+			return nil // the engine has logged it, and to try again at once would change nothing
+		}
 	}
 	return err
 }
@@ -205,7 +207,9 @@ func (h *parameterRotator) rotate(ctx context.Context, m queue.Message) error {
 	if err != nil {
 		return h.logged(ctx, p, err)
 	}
-	return engine.Run(ctx, h.store(ctx, p), p.ARN, p.Token())
+	again := h.store(ctx, p)
+	again.Adopt = true
+	return engine.Run(ctx, again, p.ARN, p.Token())
 }
 
 // store is the parameter's, for one order.

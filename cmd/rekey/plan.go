@@ -17,6 +17,8 @@ import (
 	tagging "github.com/aws/aws-sdk-go-v2/service/resourcegroupstaggingapi"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 
+	"golang.org/x/time/rate"
+
 	"github.com/rekeyhq/rekey/internal/inventory"
 	"github.com/rekeyhq/rekey/internal/paramstore"
 )
@@ -93,8 +95,10 @@ func survey(ctx context.Context, cfg aws.Config, stage string, now time.Time, to
 	}
 	client := ssm.NewFromConfig(cfg)
 	done, tell := 0, told.part("looking", len(parameters))
+	unlimited := rate.NewLimiter(rate.Inf, 0) // the SDK tries again what is throttled
+	looker := &inventory.Looker{Client: client, Reads: unlimited, Writes: unlimited}
 	for chunk := range slices.Chunk(parameters, inventory.LookAtOnce) {
-		if err := inventory.Look(ctx, client, chunk); err != nil {
+		if err := looker.Look(ctx, chunk); err != nil {
 			return nil, err
 		}
 		done += len(chunk)

@@ -121,6 +121,56 @@ func Retirements(ctx context.Context, client *tagging.Client, stage string) ([]R
 	return found, nil
 }
 
+// defaultGrace is the grace of two passwords, and of the keys of IAM users, where
+// rekey:grace says nothing.
+const defaultGrace = 24 * time.Hour
+
+// Grace tells, of the tags alone, how long the older of two credentials stays valid;
+// negative if the tags do not say that there are two. A rotator of somebody else's may have a
+// grace that no tag says.
+func Grace(s rotators.Settings) time.Duration {
+	switch {
+	case s.Strategy == "single-user":
+		return -1
+	case s.Grace < 0 && (s.Strategy == "overlap" || s.Rotator == "iam-key"):
+		return defaultGrace
+	}
+	return s.Grace
+}
+
+// TwoCredentials finds the secrets of this stage that have two live credentials after a
+// rotation, as their tags say, and no order to retire the older one: most of them because it
+// is retired, and some because Terraform took the order off.
+func TwoCredentials(ctx context.Context, client *tagging.Client, stage string) ([]string, error) {
+	var found []string
+	for _, key := range []string{"strategy", "grace", "rotator"} {
+		pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
+			ResourceTypeFilters: []string{"secretsmanager:secret"},
+			ResourcesPerPage:    aws.Int32(100),
+			TagFilters:          []tagtypes.TagFilter{{Key: aws.String(rotation.TagPrefix + key)}},
+		})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("looking for secrets with the tag %s%s: %w", rotation.TagPrefix, key, err)
+			}
+			for _, resource := range page.ResourceTagMappingList {
+				tags := map[string]string{}
+				for _, tag := range resource.Tags {
+					tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+				}
+				read, err := rotation.ReadTags(tags)
+				if err != nil || read.Retire != "" || read.Paused || tags[rotation.TagPrefix+"stage"] != stage || Grace(read.Settings) < 0 {
+					continue
+				}
+				found = append(found, aws.ToString(resource.ResourceARN))
+			}
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
+}
+
 // Parameter is the parameter that the order is for, for Look to find its name; nil
 // if it is for a secret.
 func (r Retirement) Parameter() *Parameter {
@@ -145,89 +195,117 @@ func nameOf(id string) string {
 // LookAtOnce is how many parameters one call of Look takes.
 const LookAtOnce = 10
 
-// Look reads the version and the last change of at most LookAtOnce parameters,
-// without their values. It costs one call if all is well.
-func Look(ctx context.Context, client *ssm.Client, parameters []*Parameter) error {
-	err := lookUp(ctx, client, parameters)
-	if !isDenied(err) {
+// Looker reads the version and the last change of parameters, without their values. It is
+// for one goroutine.
+type Looker struct {
+	Client *ssm.Client
+	// Reads and Writes are waited for before each call that counts as one of Parameter
+	// Store's reads, and before each DescribeParameters.
+	Reads, Writes paramstore.Limiter
+
+	slashed bool // names that are in no path began with a slash, where any was found last
+}
+
+// Look reads at most LookAtOnce parameters. It costs one call if all is well. A name that
+// is in no path may start with a slash or not, which an ARN does not tell: such names are
+// looked for apart from the others, and first in the form in which any was found last.
+func (l *Looker) Look(ctx context.Context, parameters []*Parameter) error {
+	var certain, unsure []*Parameter
+	for _, p := range parameters {
+		if strings.Contains(strings.TrimPrefix(p.Name, "/"), "/") {
+			certain = append(certain, p)
+		} else {
+			unsure = append(unsure, p)
+		}
+	}
+	if err := l.lookAt(ctx, certain); err != nil {
+		return err
+	}
+	left := unsure
+	for range 2 {
+		for _, p := range left {
+			p.Name = strings.TrimPrefix(p.Name, "/")
+			if l.slashed {
+				p.Name = "/" + p.Name
+			}
+		}
+		if err := l.read(ctx, left); err != nil && !isDenied(err) {
+			return err
+		}
+		if left = slices.DeleteFunc(left, func(p *Parameter) bool { return p.Version != 0 }); len(left) == 0 {
+			return nil
+		}
+		l.slashed = !l.slashed
+	}
+	for _, p := range left {
+		p.Name = strings.TrimPrefix(p.Name, "/")
+	}
+	// A policy that allows reading by a tag denies what is not there, since that has none,
+	// and with it all that is asked for beside it.
+	return l.lookAt(ctx, left)
+}
+
+// lookAt reads parameters. If they may not be read, it finds out which and why.
+func (l *Looker) lookAt(ctx context.Context, parameters []*Parameter) error {
+	denial := l.read(ctx, parameters)
+	if !isDenied(denial) {
+		return denial
+	}
+	var names []string
+	for _, p := range parameters {
+		if names = append(names, p.Name); !strings.Contains(strings.TrimPrefix(p.Name, "/"), "/") {
+			names[len(names)-1] = strings.TrimPrefix(p.Name, "/")
+			names = append(names, "/"+names[len(names)-1])
+		}
+	}
+	if err := l.Writes.Wait(ctx); err != nil {
+		return err
+	}
+	described, err := paramstore.Describe(ctx, l.Client, names)
+	if err != nil {
+		return err
+	}
+	var there []*Parameter // the others are deleted; the index of tags is late
+	for _, p := range parameters {
+		if i := slices.IndexFunc(described, func(d paramstore.Described) bool { return d.ARN == p.ARN }); i >= 0 {
+			p.Name = described[i].Name
+			there = append(there, p)
+		}
+	}
+	if err := l.read(ctx, there); !isDenied(err) {
 		return err
 	}
 	// One that may not be read must not keep the others from being rotated.
-	var denied []*Parameter
-	for _, p := range parameters {
-		one := lookUp(ctx, client, []*Parameter{p})
+	for _, p := range there {
+		one := l.read(ctx, []*Parameter{p})
 		if isDenied(one) {
-			denied = append(denied, p)
+			p.Problem = errors.Join(p.Problem, rotators.Permanent(fmt.Errorf("it may not be read, which the policy of who looks must allow: %w", one)))
 		} else if one != nil {
 			return one
 		}
 	}
-	return lookAtDenied(ctx, client, denied, err)
+	return nil
 }
 
-// lookUp looks for parameters by their names, and for what is not found by a name with
-// a slash before it.
-func lookUp(ctx context.Context, client *ssm.Client, parameters []*Parameter) error {
+// read looks for parameters by their names. It leaves those alone that are not there.
+func (l *Looker) read(ctx context.Context, parameters []*Parameter) error {
+	if len(parameters) == 0 {
+		return nil
+	}
 	var names []string
 	for _, p := range parameters {
 		names = append(names, p.Name)
 	}
-	missing, err := look(ctx, client, parameters, names)
-	if err != nil {
+	if err := l.Reads.Wait(ctx); err != nil {
 		return err
 	}
-	var slashed []string
-	for _, name := range missing {
-		if !strings.Contains(name, "/") {
-			slashed = append(slashed, "/"+name)
-		}
-	}
-	if len(slashed) > 0 {
-		_, err = look(ctx, client, parameters, slashed)
-	}
-	return err
+	return look(ctx, l.Client, parameters, names)
 }
 
-// lookAtDenied finds out why parameters may not be read. A policy that allows it by a
-// tag denies what is not there, since that has none: a parameter that was deleted, and
-// one whose name starts with a slash that its ARN does not tell.
-func lookAtDenied(ctx context.Context, client *ssm.Client, parameters []*Parameter, denial error) error {
-	var names []string
-	for _, p := range parameters {
-		if names = append(names, p.Name); !strings.Contains(p.Name, "/") {
-			names = append(names, "/"+p.Name)
-		}
-	}
-	if len(names) == 0 {
-		return nil // the policy took effect meanwhile
-	}
-	described, err := paramstore.Describe(ctx, client, names)
-	if err != nil {
-		return err
-	}
-	for _, p := range parameters {
-		i := slices.IndexFunc(described, func(d paramstore.Described) bool { return d.ARN == p.ARN })
-		if i < 0 {
-			continue // deleted; the index of tags is late
-		}
-		if name := described[i].Name; name != p.Name {
-			p.Name = name
-			if err := lookUp(ctx, client, []*Parameter{p}); !isDenied(err) {
-				if err != nil {
-					return err
-				}
-				continue
-			}
-		}
-		p.Problem = errors.Join(p.Problem, rotators.Permanent(fmt.Errorf("it may not be read, which the policy of who looks must allow: %w", denial)))
-	}
-	return nil
-}
-
-func look(ctx context.Context, client *ssm.Client, parameters []*Parameter, names []string) (missing []string, err error) {
+func look(ctx context.Context, client *ssm.Client, parameters []*Parameter, names []string) error {
 	out, err := client.GetParameters(ctx, &ssm.GetParametersInput{Names: names})
 	if err != nil {
-		return nil, fmt.Errorf("reading when parameters were changed: %w", err)
+		return fmt.Errorf("reading when parameters were changed: %w", err)
 	}
 	for _, found := range out.Parameters {
 		i := slices.IndexFunc(parameters, func(p *Parameter) bool { return p.ARN == aws.ToString(found.ARN) })
@@ -238,7 +316,7 @@ func look(ctx context.Context, client *ssm.Client, parameters []*Parameter, name
 		p.Name, p.Version, p.Changed = aws.ToString(found.Name), found.Version, aws.ToTime(found.LastModifiedDate)
 		p.Problem = errors.Join(p.Problem, paramstore.Refuse(p.Name, found.Type))
 	}
-	return out.InvalidParameters, nil
+	return nil
 }
 
 func isDenied(err error) bool {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,9 +76,11 @@ func IsFailure(err error) bool {
 		"DisabledException":
 		return true
 	case "AccessDeniedException":
-		// Not about the secret or parameter itself, but about its key.
+		// Not about the secret or parameter itself, but about its key. The texts are those of
+		// IAM, of Secrets Manager and of KMS. They have spaces in them, which no name has: a
+		// denial also names the role of the caller and the resource, and "kms" may be in both.
 		message := strings.ToLower(api.ErrorMessage())
-		return strings.Contains(message, "kms") || strings.Contains(message, "customer master key")
+		return slices.ContainsFunc([]string{"perform: kms:", "access to kms", "customer master key"}, func(text string) bool { return strings.Contains(message, text) })
 	default:
 		return strings.HasPrefix(code, "KMS")
 	}

@@ -696,8 +696,22 @@ type tagResourceInput struct {
 }
 
 func (s *Server) tagResource(c call, in tagResourceInput) (any, error) {
+	sec, err := s.find(in.SecretId)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]bool{}
+	for _, t := range slices.Concat(sec.tags, in.Tags) {
+		all[t.Key] = true
+	}
+	if len(all) > maxSecretTags {
+		return nil, invalidParameter("You can't have more than 50 tags on a secret.") // AWS's own words are not known
+	}
 	return s.retag(c, in.SecretId, func(sec *secret) { sec.setTags(in.Tags) })
 }
+
+// maxSecretTags is AWS's limit.
+const maxSecretTags = 50
 
 type untagResourceInput struct {
 	SecretId string

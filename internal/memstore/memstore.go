@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
@@ -31,7 +32,10 @@ type version struct {
 	value rotators.Secret
 }
 
-var _ rotation.Driven = (*Store)(nil)
+var (
+	_ rotation.Driven = (*Store)(nil)
+	_ rotation.Fenced = (*Store)(nil)
+)
 
 // ID is the ARN of the one secret.
 const ID = "arn:aws:secretsmanager:us-east-1:000000000000:secret:memory-AbCdEf"
@@ -262,6 +266,24 @@ func (s *Store) Retired(_ context.Context, a *rotation.Attempt) error {
 	s.tag(rotation.TagRetired, a.Tags.Retire)
 	if order, _, _ := strings.Cut(s.tags[rotation.TagRetire], " "); order == a.Tags.Retire {
 		delete(s.tags, rotation.TagRetire)
+	}
+	return nil
+}
+
+// Fence implements rotation.Fenced.
+func (s *Store) Fence(_ context.Context, _ *rotation.Attempt, key string, until time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tag(key, until.UTC().Format(time.RFC3339))
+	return nil
+}
+
+// Unfence implements rotation.Fenced.
+func (s *Store) Unfence(_ context.Context, _ *rotation.Attempt, keys ...string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		delete(s.tags, key)
 	}
 	return nil
 }

@@ -30,6 +30,9 @@ type Store struct {
 	// Keys tells the state of KMS keys, so that errors can name it. Nil: nothing is
 	// known of keys.
 	Keys *kms.Client
+	// Adopt has the store take a record that is older than the base version for the
+	// attempt's own: what clients get is known not to work, and the record may.
+	Adopt bool
 
 	client    *ssm.Client
 	parameter Parameter
@@ -54,6 +57,9 @@ type Limiter interface {
 type seen struct {
 	version          int64
 	current, pending rotators.Secret // pending: the record; zero if there is none
+	// stale: the record is older than the version, so it is of a parameter of this name that
+	// was deleted.
+	stale bool
 }
 
 var (
@@ -168,6 +174,8 @@ func (s *Store) Look(ctx context.Context, id, token string) (*rotation.Attempt, 
 		a.State = rotation.Unknown
 	case pending && s.seen.current.Equal(s.seen.pending):
 		a.State = rotation.Current
+	case s.seen.stale:
+		a.State = rotation.Superseded
 	case s.seen.version == p.Base && pending:
 		a.State = rotation.Stored
 	case s.seen.version == p.Base:
@@ -215,10 +223,11 @@ func (s *Store) look(ctx context.Context) error {
 	}
 	s.seen = seen{}
 	found := false
+	var changed, recorded time.Time
 	for _, parameter := range out.Parameters {
 		value := rotators.NewSecret(aws.ToString(parameter.Value))
 		if aws.ToString(parameter.Name) == p.Record() {
-			s.seen.pending = value
+			s.seen.pending, recorded = value, aws.ToTime(parameter.LastModifiedDate)
 			continue
 		}
 		if arn := aws.ToString(parameter.ARN); arn != p.ARN {
@@ -227,8 +236,9 @@ func (s *Store) look(ctx context.Context) error {
 		if err := Refuse(p.Name, parameter.Type); err != nil {
 			return err
 		}
-		found, s.seen.version, s.seen.current = true, parameter.Version, value
+		found, s.seen.version, s.seen.current, changed = true, parameter.Version, value, aws.ToTime(parameter.LastModifiedDate)
 	}
+	s.seen.stale = !recorded.IsZero() && recorded.Before(changed) && s.seen.version == p.Base && !s.Adopt
 	if !found {
 		return s.gone()
 	}
@@ -772,27 +782,31 @@ func (s *Store) Order(ctx context.Context, a *rotation.Attempt) error {
 	return s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder())
 }
 
-// Retired implements rotation.Store. The record is written before the order is
-// taken away: a crash in between retires once more, which does nothing.
+// Retired implements rotation.Store. The order is taken away before the record is
+// written, so that the two do not need room for a tag each. A crash in between leaves an
+// older record, by which fewer keys count as unused.
 func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
-	if err := s.tag(ctx, rotation.TagRetired, a.Tags.Retire); err != nil {
-		return err
-	}
 	s.tags = nil // as they are now
 	tags, err := s.Tags(ctx)
 	if err != nil {
 		return err
 	}
-	if order, _, _ := strings.Cut(tags[rotation.TagRetire], " "); order != a.Tags.Retire {
-		return nil
+	if order, _, _ := strings.Cut(tags[rotation.TagRetire], " "); order == a.Tags.Retire {
+		if err := s.untag(ctx, rotation.TagRetire); err != nil {
+			return err
+		}
 	}
-	_, err = s.client.RemoveTagsFromResource(ctx, &ssm.RemoveTagsFromResourceInput{
-		ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &s.parameter.Name, TagKeys: []string{rotation.TagRetire},
+	return s.tag(ctx, rotation.TagRetired, a.Tags.Retire)
+}
+
+func (s *Store) untag(ctx context.Context, key string) error {
+	_, err := s.client.RemoveTagsFromResource(ctx, &ssm.RemoveTagsFromResourceInput{
+		ResourceType: types.ResourceTypeForTaggingParameter, ResourceId: &s.parameter.Name, TagKeys: []string{key},
 	})
 	if err != nil {
-		return fmt.Errorf("removing the tag %s: %w", rotation.TagRetire, err)
+		return fmt.Errorf("removing the tag %s: %w", key, err)
 	}
-	delete(s.tags, rotation.TagRetire)
+	delete(s.tags, key)
 	return nil
 }
 

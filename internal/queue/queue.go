@@ -145,11 +145,24 @@ func (m Message) Check(function arn.ARN, group string) error {
 	return nil
 }
 
+// NotTaken says that SQS took some messages and not others.
+type NotTaken struct {
+	Messages, Of int
+	First        error
+}
+
+func (e *NotTaken) Error() string {
+	return fmt.Sprintf("queueing: SQS did not take %d of %d messages, the first because of %v", e.Messages, e.Of, e.First)
+}
+func (e *NotTaken) Unwrap() error { return e.First }
+
 // AtOnce is how many messages SQS takes in one call.
 const AtOnce = 10
 
-// Send queues messages and returns how many were queued, also if it fails.
+// Send queues messages and returns how many were queued, also if it fails. One that SQS does
+// not take stops none of the others; the error names the first.
 func Send(ctx context.Context, client *sqs.Client, url string, messages []Message) (sent int, err error) {
+	refused := 0
 	for batch := range slices.Chunk(messages, AtOnce) {
 		var entries []types.SendMessageBatchRequestEntry
 		for i, m := range batch {
@@ -162,15 +175,19 @@ func Send(ctx context.Context, client *sqs.Client, url string, messages []Messag
 				MessageGroupId: aws.String(m.group()), MessageDeduplicationId: aws.String(m.deduplication()),
 			})
 		}
-		out, err := client.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{QueueUrl: &url, Entries: entries})
-		if err != nil {
-			return sent, fmt.Errorf("queueing: %w", err)
+		out, sendErr := client.SendMessageBatch(ctx, &sqs.SendMessageBatchInput{QueueUrl: &url, Entries: entries})
+		if sendErr != nil {
+			return sent, fmt.Errorf("queueing: %w", sendErr)
 		}
 		sent += len(out.Successful)
-		if len(out.Failed) > 0 {
-			f := out.Failed[0]
-			return sent, fmt.Errorf("queueing: SQS did not take %d of %d messages, the first because of %s (%s)", len(out.Failed), len(entries), aws.ToString(f.Code), aws.ToString(f.Message))
+		for _, f := range out.Failed {
+			if refused++; err == nil {
+				err = fmt.Errorf("%s (%s)", aws.ToString(f.Code), aws.ToString(f.Message))
+			}
 		}
+	}
+	if refused > 0 {
+		return sent, &NotTaken{refused, len(messages), err}
 	}
 	return sent, nil
 }

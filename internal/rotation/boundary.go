@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 
 	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/rotators"
@@ -71,11 +73,18 @@ func IsPanic(err error) bool {
 	return errors.As(err, &p)
 }
 
+// form is a way to write a known text, and the number of the value that the text is of.
+type form struct {
+	text   string
+	source int
+	other  bool // of another secret than the rotated one
+}
+
 // mask knows the values of one attempt and hides them in texts.
 type mask struct {
-	forms  []string
+	forms  []form
+	source int            // of what is learned now
 	known  map[string]int // how deep texts were looked into
-	others []string       // forms of the values of other secrets
 	said   []string       // what the rotated secret's owner wrote into its public fields
 }
 
@@ -95,6 +104,7 @@ const shortest = 4
 // the ways in which programs commonly write such a text. Fields that say where
 // a credential belongs, such as host, stay readable.
 func (m *mask) learn(value rotators.Secret) {
+	m.source++
 	m.learnTo(deepest, value)
 	var object map[string]any
 	if json.Unmarshal([]byte(value.Reveal()), &object) == nil {
@@ -116,9 +126,13 @@ func (m *mask) learn(value rotators.Secret) {
 // may hold it: showing the owner's own text tells the owner nothing, and hiding a part of
 // that text would say which of hundreds of guesses is right.
 func (m *mask) learnOther(value rotators.Secret) {
-	other := &mask{}
+	m.source++
+	other := &mask{source: m.source}
 	other.learnTo(deepest, value)
-	m.others = append(m.others, other.forms...)
+	for _, f := range other.forms {
+		f.other = true
+		m.forms = append(m.forms, f)
+	}
 }
 
 // hear notes a text of the rotated secret's owner, in the spellings in which errors quote it.
@@ -144,20 +158,182 @@ func (m *mask) learnTo(depth int, value rotators.Secret) {
 	if depth == 0 {
 		return
 	}
-	if password, err := value.Field("password"); err == nil && !password.IsZero() {
-		m.add(password.Reveal())
+	if trimmed := strings.TrimSpace(whole); trimmed != whole && len(trimmed) >= shortest {
+		m.learnTo(depth, rotators.NewSecret(trimmed))
 	}
-	var object map[string]any
-	if json.Unmarshal([]byte(whole), &object) != nil {
-		m.addLines(whole)
-		m.addParameters(depth, value)
+	m.addLogin(value)
+	if m.addJSON(depth, whole) {
 		return
 	}
-	for name, member := range object {
-		if !rotators.Public(name) {
-			m.addLeaves(depth, member)
+	m.addLines(whole)
+	m.addParameters(depth, value)
+	m.addPairs(depth, whole)
+}
+
+// addLogin adds the password of a value whatever its length, and the base64 of it after the
+// user's name, as an Authorization header has it: a short password alone leaves too little
+// in that to be found.
+func (m *mask) addLogin(value rotators.Secret) {
+	password, err := value.Field("password")
+	if err != nil || password.IsZero() {
+		return
+	}
+	m.add(password.Reveal())
+	if trimmed := strings.TrimSpace(password.Reveal()); trimmed != "" {
+		m.add(trimmed)
+	}
+	if user, err := value.Field("username"); err == nil {
+		login := []byte(user.Reveal() + ":" + password.Reveal())
+		m.know(base64.RawStdEncoding.EncodeToString(login), base64.RawURLEncoding.EncodeToString(login))
+	}
+}
+
+// addJSON adds what stands in a JSON text, and reports whether the text is an object, an
+// array or a string. Of a field that is there twice it adds both.
+func (m *mask) addJSON(depth int, text string) bool {
+	trimmed := strings.TrimSpace(text)
+	if trimmed == "" || !strings.Contains(`{["`, trimmed[:1]) || !json.Valid([]byte(trimmed)) {
+		return false
+	}
+	d := json.NewDecoder(strings.NewReader(trimmed))
+	d.UseNumber()
+	// Of each object or array that is open: whether it is an object, whether its next token
+	// is a name, and whether it stands in a public field.
+	type level struct{ object, name, public bool }
+	levels, public := []level{}, false
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return true // its end: the text is valid
+		}
+		if n := len(levels); n > 0 && levels[n-1].object && levels[n-1].name {
+			if name, ok := token.(string); ok {
+				levels[n-1].name, public = false, levels[n-1].public || rotators.Public(name)
+				continue
+			}
+		}
+		switch token := token.(type) {
+		case json.Delim:
+			if token == '{' || token == '[' {
+				levels = append(levels, level{token == '{', true, public})
+				continue
+			}
+			levels = levels[:len(levels)-1]
+		case string:
+			if public {
+				m.addCredentials(token)
+			} else {
+				m.addLeaf(depth, token)
+			}
+		case json.Number:
+			if !public {
+				m.addNumber(token)
+			}
+		}
+		public = false
+		if n := len(levels); n > 0 {
+			levels[n-1].name, public = true, levels[n-1].public
 		}
 	}
+}
+
+// addNumber adds a number as it is spelled, and as Go prints it.
+func (m *mask) addNumber(n json.Number) {
+	if len(n) >= shortest {
+		m.add(n.String())
+	}
+	if f, err := n.Float64(); err == nil {
+		for _, form := range []byte("gf") {
+			if text := strconv.FormatFloat(f, form, -1, 64); len(text) >= shortest && len(text) <= 64 {
+				m.add(text)
+			}
+		}
+	}
+}
+
+// addCredentials adds the password in a text that is public but for that: a host that is
+// written as a URL with a login.
+func (m *mask) addCredentials(text string) {
+	m.addLogin(rotators.NewSecret(text))
+	m.addUserinfo(text)
+}
+
+// addUserinfo adds what stands between the user and the host of a connection string, up to
+// the first and up to the last at sign: user:password@host, with a scheme or without, as
+// drivers for Go spell it, and with a password that should have been escaped.
+func (m *mask) addUserinfo(text string) {
+	if _, rest, ok := strings.Cut(text, "://"); ok {
+		text = rest
+	}
+	user, rest, ok := strings.Cut(text, ":")
+	if !ok || strings.ContainsAny(user, " \t\n{[\"=@/?") {
+		return
+	}
+	first, last := strings.Index(rest, "@"), strings.LastIndex(rest, "@")
+	for _, at := range []int{first, last} {
+		if at > 0 && (at >= shortest || first == last) {
+			m.add(rest[:at])
+		}
+	}
+}
+
+// addPairs adds the values of a connection string of names and values, as libpq and .NET
+// have it, and of a file of such lines: host=db password='it”s', Server=db;Password=x.
+func (m *mask) addPairs(depth int, text string) {
+	m.addUserinfo(text)
+	const space = " \t\r\n;&"
+	for rest := text; ; {
+		name, after, ok := strings.Cut(rest, "=")
+		if !ok {
+			return
+		}
+		name = name[strings.LastIndexAny(strings.TrimRight(name, " \t"), space+"?")+1:]
+		after = strings.TrimLeft(after, " \t")
+		var value string
+		if after != "" && (after[0] == '\'' || after[0] == '"') {
+			value, rest = quoted(after)
+			m.addPair(depth, name, after[1:max(1, len(after)-len(rest)-1)])
+		} else {
+			end := strings.IndexAny(after, space)
+			if end < 0 {
+				end = len(after)
+			}
+			value, rest = after[:end], after[end:]
+			// With semicolons between them, values may hold spaces.
+			if semicolon := strings.IndexAny(after[:min(len(after), longestSpaced)], ";\n"); semicolon > end {
+				m.addPair(depth, name, strings.TrimSpace(after[:semicolon]))
+			}
+		}
+		m.addPair(depth, name, value)
+	}
+}
+
+// longestSpaced is how far a value with spaces in it is looked for: each pair would else
+// look through all that follows.
+const longestSpaced = 256
+
+func (m *mask) addPair(depth int, name, value string) {
+	if !rotators.Public(strings.TrimSpace(name)) {
+		m.addLeaf(depth, value)
+	}
+}
+
+// quoted reads a quoted text, in which a backslash or a second quote stands before a quote,
+// and returns what follows.
+func quoted(text string) (value, rest string) {
+	var b strings.Builder
+	for i := 1; i < len(text); i++ {
+		switch {
+		case text[i] == '\\' && i+1 < len(text):
+			i++
+		case text[i] == text[0] && i+1 < len(text) && text[i+1] == text[0]:
+			i++
+		case text[i] == text[0]:
+			return b.String(), text[i+1:]
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String(), ""
 }
 
 // addParameters adds the query parameters of a URL, as they are and as they are
@@ -170,10 +346,10 @@ func (m *mask) addParameters(depth int, value rotators.Secret) {
 		if rotators.Public(name) {
 			continue
 		}
-		m.addLeaves(depth, spelled)
+		m.addLeaf(depth, spelled)
 		for _, unescape := range []func(string) (string, error){url.QueryUnescape, url.PathUnescape} {
 			if parameter, err := unescape(spelled); err == nil {
-				m.addLeaves(depth, parameter)
+				m.addLeaf(depth, parameter)
 			}
 		}
 	}
@@ -196,40 +372,93 @@ func (m *mask) addLines(text string) {
 	}
 }
 
-// addLeaves adds the texts in a decoded JSON value, however deep it is, and what these
-// hold down to a depth.
-func (m *mask) addLeaves(depth int, v any) {
-	switch v := v.(type) {
-	case string:
-		if len(v) >= shortest {
-			m.learnTo(depth-1, rotators.NewSecret(v)) // it may hold an object or a URL
-		}
-	case []any:
-		for _, member := range v {
-			m.addLeaves(depth, member)
-		}
-	case map[string]any:
-		for name, member := range v {
-			if !rotators.Public(name) {
-				m.addLeaves(depth, member)
-			}
-		}
+// addLeaf adds a text within a value, and what it holds down to a depth: it may be an
+// object or a URL.
+func (m *mask) addLeaf(depth int, text string) {
+	if len(text) >= shortest {
+		m.learnTo(depth-1, rotators.NewSecret(text))
 	}
 }
 
+// add adds a text in the ways in which programs commonly write one.
 func (m *mask) add(text string) {
-	from := len(m.forms)
-	m.forms = append(m.forms, text,
-		inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text)), inner(jsonText(text, true)), inner(jsonText(text, false)),
-		strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, `\`, `\\`),
-		bounded.Printable(text), bounded.Lines(text),
-		url.QueryEscape(text), url.PathEscape(text), strings.TrimPrefix(url.UserPassword("", text).String(), ":"),
-		hex.EncodeToString([]byte(text)), strings.ToUpper(hex.EncodeToString([]byte(text))),
-	)
-	m.forms = append(m.forms, base64Forms(text)...)
-	// The many spellings of most texts are one and the same.
-	slices.Sort(m.forms[from:])
-	m.forms = m.forms[:from+len(slices.Compact(m.forms[from:]))]
+	forms := []string{text, hex.EncodeToString([]byte(text)), strings.ToUpper(hex.EncodeToString([]byte(text)))}
+	forms = append(forms, base64Forms(text)...)
+	if strings.ContainsFunc(text, func(c rune) bool { return !strings.ContainsRune(alphanumeric, c) }) {
+		forms = append(forms,
+			inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text)),
+			strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, `\`, `\\`),
+			bounded.Printable(text), bounded.Lines(text), html.EscapeString(text),
+		)
+		forms = append(forms, jsonForms(text)...)
+		for _, escaped := range []string{url.QueryEscape(text), url.PathEscape(text), strings.TrimPrefix(url.UserPassword("", text).String(), ":")} {
+			forms = append(forms, escaped, lower(escaped, "%", 2))
+			escaped = strings.ReplaceAll(escaped, "+", "%20")
+			forms = append(forms, escaped, lower(escaped, "%", 2))
+		}
+	}
+	m.know(forms...)
+}
+
+// know adds forms. The many spellings of most texts are one and the same.
+func (m *mask) know(forms ...string) {
+	slices.Sort(forms)
+	for _, text := range slices.Compact(forms) {
+		m.forms = append(m.forms, form{text: text, source: m.source})
+	}
+}
+
+// lower has the digits in lower case that follow each mark.
+func lower(text, mark string, digits int) string {
+	parts := strings.Split(text, mark)
+	for i, part := range parts[1:] {
+		n := min(digits, len(part))
+		parts[i+1] = strings.ToLower(part[:n]) + part[n:]
+	}
+	return strings.Join(parts, mark)
+}
+
+// jsonForms are the spellings of a text in a JSON string, and in one within another. What
+// encoders escape besides what they must differs: Go's <, > and &, .NET's also + and ',
+// PHP's the slash, Python's all that is not ASCII; and so do the capitals of the digits.
+func jsonForms(text string) (forms []string) {
+	plain := !strings.ContainsFunc(text, func(c rune) bool { return c > '~' })
+	for i, special := range []string{"", "<>&", "<>&'+`", "<>&'+`\""} {
+		if i > 0 && !strings.ContainsAny(text, special) {
+			continue
+		}
+		for _, ascii := range []bool{false, true} {
+			if ascii && plain {
+				continue
+			}
+			escaped := jsonEscaped(text, special, ascii)
+			for _, form := range []string{escaped, lower(escaped, `\u`, 4)} {
+				forms = append(forms, form, strings.ReplaceAll(form, "/", `\/`))
+			}
+		}
+	}
+	return append(forms, inner(jsonText(inner(jsonText(text, true)), true)), inner(jsonText(inner(jsonText(text, false)), false)))
+}
+
+func jsonEscaped(text, special string, ascii bool) string {
+	var b strings.Builder
+	short := map[rune]string{'"': `\"`, '\\': `\\`, '\b': `\b`, '\f': `\f`, '\n': `\n`, '\r': `\r`, '\t': `\t`}
+	for _, c := range text {
+		switch {
+		case strings.ContainsRune(special, c):
+			fmt.Fprintf(&b, `\u%04X`, c)
+		case short[c] != "":
+			b.WriteString(short[c])
+		case c >= 0x10000 && ascii:
+			high, low := utf16.EncodeRune(c)
+			fmt.Fprintf(&b, `\u%04X\u%04X`, high, low)
+		case c < ' ' || c > '~' && ascii || c == '\u2028' || c == '\u2029':
+			fmt.Fprintf(&b, `\u%04X`, c)
+		default:
+			b.WriteRune(c)
+		}
+	}
+	return b.String()
 }
 
 // hide replaces every known text.
@@ -261,33 +490,68 @@ func (m *mask) show(text string) string {
 	return b.String()
 }
 
-// around returns what stands before, between and after known texts. Where known texts
-// overlap, all of both is left out.
-func (m *mask) around(text string) (parts []string) {
-	var hits []span
-	for _, form := range m.forms {
-		hits = append(hits, spans(text, form)...)
-	}
-	var said []span
-	for _, form := range m.others {
-		for _, hit := range spans(text, form) {
-			if said == nil {
-				for _, own := range m.said {
-					said = append(said, spans(text, own)...)
+// around returns what stands before, between and after known texts. The longest are looked
+// for first, and a text that overlaps a longer one of another value does not count: whoever
+// writes a value could else try out, by a text that ends in a guess, how a value begins that
+// they may not read. Where two texts of one value overlap, both are left out whole. What
+// the owner of the rotated secret wrote is shown, whatever it has in common with the value
+// of another secret.
+func (m *mask) around(text string) []string {
+	forms := slices.Clone(m.forms)
+	slices.SortFunc(forms, func(a, b form) int {
+		if a.text == b.text && a.other != b.other { // so that the one of the rotated secret stays
+			if b.other {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(len(b.text)-len(a.text), strings.Compare(a.text, b.text), a.source-b.source)
+	})
+	forms = slices.CompactFunc(forms, func(a, b form) bool { return a.text == b.text })
+	of := make([]int32, len(text)) // by which value each byte is known; 0: by none
+	said := m.saidIn(text)
+	begins := make([]bool, len(text)+1) // where a known text begins that overlaps none before it
+	for _, f := range forms {
+		if f.text == "" {
+			continue
+		}
+	next:
+		for from := 0; ; {
+			at := strings.Index(text[from:], f.text)
+			if at < 0 {
+				break
+			}
+			at += from
+			from = at + len(f.text)
+			if f.other && slices.ContainsFunc(said, span{at, from}.within) {
+				continue
+			}
+			source := int32(f.source + 1)
+			for i := at; i < from; i++ {
+				if of[i] != 0 && of[i] != source {
+					for from = i; from < len(text) && of[from] == of[i]; {
+						from++
+					}
+					continue next
 				}
 			}
-			if !slices.ContainsFunc(said, hit.within) {
-				hits = append(hits, hit)
+			begins[at] = begins[at] || of[at] == 0
+			for i := at; i < from; i++ {
+				of[i] = source
+				begins[i] = begins[i] && i == at
 			}
 		}
 	}
-	slices.SortFunc(hits, func(a, b span) int { return cmp.Or(a.from-b.from, b.to-a.to) })
-	end := 0
-	for i, hit := range hits {
-		if i == 0 || hit.from >= end {
-			parts = append(parts, text[end:hit.from])
+	parts, end := []string{}, 0
+	for i := 0; i < len(text); {
+		if of[i] == 0 {
+			i++
+			continue
 		}
-		end = max(end, hit.to)
+		parts = append(parts, text[end:i])
+		for i++; i < len(text) && of[i] != 0 && !begins[i]; i++ {
+		}
+		end = i
 	}
 	return append(parts, text[end:])
 }
@@ -297,15 +561,17 @@ type span struct{ from, to int }
 
 func (s span) within(other span) bool { return other.from <= s.from && s.to <= other.to }
 
-// spans returns where a text holds another, overlapping ones included.
-func spans(text, part string) (all []span) {
-	for from := 0; part != ""; from++ {
-		at := strings.Index(text[from:], part)
-		if at < 0 {
-			break
+// saidIn returns where in a text stands what the owner of the rotated secret wrote.
+func (m *mask) saidIn(text string) (all []span) {
+	for _, said := range m.said {
+		for from := 0; ; {
+			at := strings.Index(text[from:], said)
+			if at < 0 {
+				break
+			}
+			from += at + len(said)
+			all = append(all, span{from - len(said), from})
 		}
-		from += at
-		all = append(all, span{from, from + len(part)})
 	}
 	return all
 }
@@ -316,14 +582,14 @@ func spans(text, part string) (all []span) {
 func base64Forms(text string) (forms []string) {
 	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 		forms = append(forms, encoding.EncodeToString([]byte(text)))
-		if len(text) < 2*shortest {
-			continue // too little would be left between the ragged ends
-		}
 		for lead := range 3 {
 			encoded := encoding.EncodeToString([]byte(strings.Repeat("\x00", lead) + text))
 			// The first characters also encode the lead, the last may also
 			// encode what follows.
-			forms = append(forms, encoded[(lead*8+5)/6:(lead+len(text))*8/6])
+			core := encoded[(lead*8+5)/6 : (lead+len(text))*8/6]
+			if len(core) >= 6 { // else texts that are no base64 would hold it
+				forms = append(forms, core)
+			}
 		}
 	}
 	return forms
@@ -331,10 +597,10 @@ func base64Forms(text string) (forms []string) {
 
 // jsonText writes text as a JSON string, with the escapes for <, > and & that
 // some encoders add for HTML's sake, or without.
-func jsonText(text string, html bool) string {
+func jsonText(text string, escapeHTML bool) string {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(html)
+	enc.SetEscapeHTML(escapeHTML)
 	_ = enc.Encode(text) // a string always encodes
 	return strings.TrimSuffix(b.String(), "\n")
 }

@@ -1,8 +1,8 @@
 package rotation
 
 import (
-	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"iter"
@@ -158,6 +158,9 @@ func (w *work) run(ctx context.Context, token string) error {
 	if err := w.load(ctx, token); err != nil {
 		return err
 	}
+	if err := w.awaitRetirement(ctx, token); err != nil {
+		return err
+	}
 	pending, err := w.pending(ctx)
 	if err != nil {
 		return err
@@ -243,6 +246,10 @@ func (w *work) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n := w.attempt.Tags.Owners; n > maxOwners && w.graceOf(w.rotator) >= 0 {
+		// Else Promote finds no room for the order to retire, after the target was changed.
+		return rotators.Permanent(fmt.Errorf("there are %d tags, and AWS allows 50, of which rekey needs two for the retirement of the older credential (%s, %s): remove %d", n, TagRetire, TagRetired, n-maxOwners))
+	}
 	_, mints := r.(rotators.Discarder)
 	if keyed, ok := w.store.(Keyed); ok && (mints || w.attempt.Tags.Retire != "") {
 		if err := keyed.KeyUsable(ctx, w.attempt); err != nil {
@@ -252,7 +259,7 @@ func (w *work) create(ctx context.Context) error {
 	if w.attempt.Tags.Retire != "" {
 		// The grace of the rotation before is not over. An emergency rotation
 		// is not refused for that: the older credential goes now.
-		switch err := w.retire(ctx, r, current); {
+		switch err := w.retireAlone(ctx, r, current); {
 		case errors.Is(err, ErrStored):
 			return nil
 		case errors.Is(err, errDoesNotWork) && rotators.IsRefused(err):
@@ -475,6 +482,13 @@ func (w *work) promote(ctx context.Context) error {
 	}
 	w.attempt.Tags.Retire, w.attempt.Tags.RetireAt = "", time.Time{}
 	if grace >= 0 {
+		// The order to retire is not written for a version that has no value to take over.
+		if pending, err := w.value(ctx, PendingValue); err != nil {
+			return err
+		} else if pending.IsZero() {
+			w.attempt.State, w.action = Reserved, refuse
+			return w.refusal()
+		}
 		w.attempt.Tags.Retire = w.attempt.Current
 	}
 	if grace > 0 {
@@ -542,6 +556,9 @@ func (w *work) retireVersion(ctx context.Context, version string) error {
 		return err
 	}
 	w.action = nothing
+	if err := w.remember(ctx, version); err != nil {
+		return err
+	}
 	switch {
 	case w.attempt.ID != w.id:
 		return rotators.Permanent(fmt.Errorf("the message names %s, and the whole ARN of that secret is %s: order the retirement by the whole ARN", w.id, w.attempt.ID))
@@ -564,38 +581,115 @@ func (w *work) retireVersion(ctx context.Context, version string) error {
 	if err != nil {
 		return err
 	}
-	if err = w.retire(ctx, r, current); err != nil {
-		err = fmt.Errorf("retiring version %s: %w", version, err)
+	if err := w.retireAlone(ctx, r, current); err != nil {
+		return fmt.Errorf("retiring version %s: %w", version, err)
 	}
-	return errors.Join(err, w.restore(ctx, r, current))
+	return nil
 }
 
-// restore has the target accept once more what a rotation made that began while a
-// version was being retired: the target may have been left with the current value,
-// and nothing besides.
-func (w *work) restore(ctx context.Context, r rotators.Rotator, current rotators.Secret) error {
-	before := w.attempt.Current
-	now, err := w.store.Load(ctx, w.id, "")
-	if err != nil {
-		return err
-	}
-	which := PendingValue
-	switch {
-	case now.Tags.Retire == before: // it was promoted, which orders that
-		which = CurrentValue
-	case now.Current != before || now.State == Current:
+// remember writes an order to retire anew that somebody took off, Terraform say: the
+// version that clients got before a rotation made the current one, of a secret with two live
+// credentials, which was not retired and whose grace is over. Nobody takes the message's word
+// for any of this.
+func (w *work) remember(ctx context.Context, version string) error {
+	a := w.attempt
+	store, ok := w.store.(Forgetful)
+	if !ok || a.ID != w.id || a.Tags.Retire != "" || a.State != Current || a.Tags.Paused || version == "" || version != a.Former || version == a.Tags.Retired {
 		return nil
 	}
-	note := w.attempt.Note
-	w.attempt = now
-	made, err := w.value(ctx, which)
-	if err != nil || made.IsZero() {
+	grace, err := w.grace(ctx)
+	if err != nil || grace < 0 {
 		return err
 	}
-	if err := r.Set(ctx, w.rotation(current, made)); err != nil {
-		return fmt.Errorf("a rotation began meanwhile, and the target may refuse what it made: %w", err)
+	at, err := store.PromotedAt(ctx, a)
+	if err != nil || at.IsZero() || at.Add(grace).After(w.now()) {
+		return err
 	}
-	w.attempt.Note = cmp.Or(note, "a rotation began meanwhile; the target accepts what it made")
+	a.Tags.Retire, a.Previous = version, version
+	a.Note = fmt.Sprintf("the tag %s was taken off before version %s was retired, and is written anew", TagRetire, version)
+	return store.Remember(ctx, a)
+}
+
+const (
+	// longest is Lambda's limit for an invocation.
+	longest = 15 * time.Minute
+	// late is for how long after a run was ended its last request may take effect at the
+	// target.
+	late = 15 * time.Second
+)
+
+// retireAlone is retire where the store is Fenced: with no Set of an attempt beside it. Else
+// a whole rotation could begin and end between what this run has read and its call of
+// Retire, which has the target accept the value that was current then, and no newer one. A
+// key that was minted is revoked by its id, and needs no fence.
+func (w *work) retireAlone(ctx context.Context, r rotators.Rotator, current rotators.Secret) (err error) {
+	fenced, ok := w.store.(Fenced)
+	if !ok || tagged(r) {
+		return w.retire(ctx, r, current)
+	}
+	left := longest
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline) + margin
+	}
+	own := TagRetiring + strings.ToLower(rand.Text())
+	over := []string{own}
+	for key, end := range w.attempt.Tags.Retiring {
+		if end.Add(clocks).Before(w.now()) {
+			over = append(over, key) // of runs that died
+		}
+	}
+	if err := fenced.Fence(ctx, w.attempt, own, w.now().Add(left+late)); err != nil {
+		return err
+	}
+	defer func() {
+		// What this run changes is changed by now, also if there is no time left.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unfenceTime)
+		defer cancel()
+		if unfenceErr := fenced.Unfence(ctx, w.attempt, over...); unfenceErr != nil && err == nil {
+			w.attempt.Note = w.mask.show(fmt.Sprintf("the tag %s could not be removed, so the next rotation waits until that is over: %v", own, unfenceErr))
+		}
+	}()
+	if w.step == CreateSecret {
+		if _, err := w.unchanged(ctx); err != nil {
+			return err
+		}
+		return w.retire(ctx, r, current)
+	}
+	now, err := w.store.Load(ctx, w.id, "")
+	switch {
+	case err != nil:
+		return err
+	case now.State != Current || now.Current != w.attempt.Current || now.Tags.Retire != w.attempt.Tags.Retire:
+		w.attempt.Note = fmt.Sprintf("a rotation began meanwhile, so version %s is retired after it, or by the one that follows", w.attempt.Tags.Retire)
+		return nil
+	}
+	return w.retire(ctx, r, current)
+}
+
+// unfenceTime is how long it may take to remove the tag of a run, whatever is left of its
+// time.
+const unfenceTime = time.Second
+
+// awaitRetirement waits until no run withdraws a credential of the secret, for five seconds
+// in all: most take less. The error is not permanent.
+func (w *work) awaitRetirement(ctx context.Context, token string) error {
+	if _, ok := w.store.(Fenced); !ok || w.step > SetSecret {
+		return nil
+	}
+	for _, d := range settle {
+		if !w.attempt.Tags.retiring().After(w.now()) {
+			return nil
+		}
+		if err := w.pause(ctx, d); err != nil {
+			return err
+		}
+		if err := w.load(ctx, token); err != nil {
+			return err
+		}
+	}
+	if end := w.attempt.Tags.retiring(); end.After(w.now()) {
+		return fmt.Errorf("an older credential of the secret is being withdrawn by another run, which is over at %s at the latest: nothing was changed, and the next try goes on", end.UTC().Format(time.RFC3339))
+	}
 	return nil
 }
 
@@ -605,7 +699,7 @@ func (w *work) retireNow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.retire(ctx, r, current); err != nil {
+	if err := w.retireAlone(ctx, r, current); err != nil {
 		return fmt.Errorf("retiring version %s: %w", w.attempt.Tags.Retire, err)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"time"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -106,6 +107,29 @@ type Driven interface {
 
 	// Order writes the order to retire a.Tags.Retire, in place of any other.
 	Order(ctx context.Context, a *Attempt) error
+}
+
+// Fenced is implemented by a Store whose rotations and retirements nobody serialises: the
+// worker retires a secret's credential while Secrets Manager may begin a rotation of the
+// secret. A run that withdraws a credential says so first, in a tag of its own.
+//
+// A run writes its tag and then looks for an open attempt; createSecret and setSecret of an
+// open attempt look for tags. So one of the two sees the other, however they interleave, and
+// no tag is shared that one run could take away from another.
+type Fenced interface {
+	// Fence writes the tag of a run, which is over at that time at the latest.
+	Fence(ctx context.Context, a *Attempt, key string, until time.Time) error
+	// Unfence removes tags of runs that are over.
+	Unfence(ctx context.Context, a *Attempt, keys ...string) error
+}
+
+// Forgetful is implemented by a Store whose tags others take off.
+type Forgetful interface {
+	// PromotedAt is when a rotation made the current version current; zero if a person
+	// stored that version, or nobody knows.
+	PromotedAt(ctx context.Context, a *Attempt) (time.Time, error)
+	// Remember writes the order to retire a.Tags.Retire.
+	Remember(ctx context.Context, a *Attempt) error
 }
 
 // Keyed is implemented by a Store that encrypts by a key of the owner's. PutPending

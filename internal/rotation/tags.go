@@ -19,6 +19,10 @@ const TagPrefix = "rekey:"
 const (
 	TagRetire  = TagPrefix + "retire"  // the version to be retired
 	TagRetired = TagPrefix + "retired" // the version retired last
+	// TagRetiring starts the key of a tag that a run of a function writes for as long as
+	// it withdraws a credential. The rest of the key is the run's own, so that no run
+	// takes away the tag of another; the value is when the run is over at the latest.
+	TagRetiring = TagPrefix + "retiring-"
 )
 
 // Tags is what the tags of a secret or parameter say.
@@ -37,7 +41,16 @@ type Tags struct {
 	Paused bool
 	// Retired names the version that was retired last; "" for none.
 	Retired string
+	// Retiring are the runs that withdraw a credential now, by the keys of their tags, and
+	// when each is over at the latest. A run that died leaves its tag behind.
+	Retiring map[string]time.Time
+	// Owners is how many tags there are but for those that rekey writes itself.
+	Owners int
 }
+
+// maxOwners is how many tags of an owner's leave room for rekey's: AWS allows 50, and rekey
+// has two at once.
+const maxOwners = 48
 
 // ReadTags decodes tags. Tags outside rekey's prefix are not rekey's business;
 // within it, whatever is unknown or malformed is a permanent error that says
@@ -46,6 +59,9 @@ func ReadTags(tags map[string]string) (Tags, error) {
 	t := Tags{Settings: rotators.Settings{Grace: -1}}
 	var problems []error
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		if key != TagRetire && key != TagRetired && !strings.HasPrefix(key, TagRetiring) {
+			t.Owners++
+		}
 		name, ours := strings.CutPrefix(key, TagPrefix)
 		if !ours {
 			continue
@@ -66,7 +82,27 @@ func (t Tags) RetireOrder() string {
 	return t.Retire + " " + t.RetireAt.UTC().Format(time.RFC3339)
 }
 
+// retiring returns when the last of the runs that withdraw a credential is over; the zero
+// time if there is none.
+func (t Tags) retiring() (end time.Time) {
+	for _, at := range t.Retiring {
+		if at.After(end) {
+			end = at
+		}
+	}
+	return end
+}
+
 func (t *Tags) read(name, value string) (err error) {
+	if key := TagPrefix + name; strings.HasPrefix(key, TagRetiring) {
+		if t.Retiring == nil {
+			t.Retiring = map[string]time.Time{}
+		}
+		if t.Retiring[key], err = time.Parse(time.RFC3339, value); err != nil {
+			return fmt.Errorf("%q is no time: rekey writes this tag itself; remove it", value)
+		}
+		return nil
+	}
 	switch name {
 	case "rotator":
 		t.Settings.Rotator, t.Settings.Variant, _ = strings.Cut(value, ":")

@@ -13,6 +13,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
@@ -42,13 +43,16 @@ type Store struct {
 	rotationToken rotators.Secret
 	key           string // of the secret; "": Secrets Manager's own. Load finds it
 
-	labels map[string][]string        // of each version, as Load found them
-	values map[string]rotators.Secret // of the versions read so far: they never change
+	rotated time.Time                  // when a rotation ended last
+	labels  map[string][]string        // of each version, as Load found them
+	values  map[string]rotators.Secret // of the versions read so far: they never change
 }
 
 var (
-	_ rotation.Store = (*Store)(nil)
-	_ rotation.Keyed = (*Store)(nil)
+	_ rotation.Store     = (*Store)(nil)
+	_ rotation.Keyed     = (*Store)(nil)
+	_ rotation.Fenced    = (*Store)(nil)
+	_ rotation.Forgetful = (*Store)(nil)
 )
 
 // New returns a store for one event. rotationToken is the event's, or zero: it
@@ -76,6 +80,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	for _, tag := range secret.Tags {
 		tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
 	}
+	s.rotated = aws.ToTime(secret.LastRotatedDate)
 	s.key, s.labels = aws.ToString(secret.KmsKeyId), secret.VersionIdsToStages
 	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token}
 	if !s.rotationToken.IsZero() {
@@ -123,6 +128,13 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 // ErrRotationOff says that somebody has turned the secret's rotation off.
 var ErrRotationOff = errors.New("rotation is not enabled for the secret: start it with rotate-secret --rotation-lambda-arn")
 
+// ErrDeleted says that the secret is deleted, or will be and answers no more until then.
+var ErrDeleted = errors.New("the secret is scheduled for deletion: restore it first")
+
+// ErrReplica says that the secret is a replica, whose value and tags are those of the
+// primary one in another region.
+var ErrReplica = errors.New("rotate it there, and the new value is replicated")
+
 // rotatable says why a secret is not rekey's to rotate.
 func rotatable(secret *secretsmanager.DescribeSecretOutput) error {
 	here, err := arn.Parse(aws.ToString(secret.ARN))
@@ -131,13 +143,13 @@ func rotatable(secret *secretsmanager.DescribeSecretOutput) error {
 	}
 	switch {
 	case secret.DeletedDate != nil:
-		return errors.New("the secret is scheduled for deletion: restore it first")
+		return ErrDeleted
 	case aws.ToString(secret.OwningService) != "":
 		return fmt.Errorf("the secret is owned by the service %s, which rotates it itself: turn its rotation on there", *secret.OwningService)
 	case aws.ToString(secret.Type) != "":
 		return fmt.Errorf("the secret is a managed external secret (%s), which Secrets Manager rotates itself, without a function", *secret.Type)
 	case secret.PrimaryRegion != nil && *secret.PrimaryRegion != here.Region:
-		return fmt.Errorf("the secret is a replica of the one in %s: rotate it there, and the new value is replicated", *secret.PrimaryRegion)
+		return fmt.Errorf("the secret is a replica of the one in %s: %w", *secret.PrimaryRegion, ErrReplica)
 	case !aws.ToBool(secret.RotationEnabled):
 		return ErrRotationOff
 	}
@@ -361,12 +373,10 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	}
 }
 
-// Retired implements rotation.Store. The record is written before the order is
-// taken away: a crash in between retires once more, which does nothing.
+// Retired implements rotation.Store. The order is taken away before the record is
+// written, so that the two do not need room for a tag each. A crash in between leaves an
+// older record, by which fewer keys count as unused.
 func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
-	if err := s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire); err != nil {
-		return err
-	}
 	// A rotation may have begun and ended meanwhile, and ordered another retirement.
 	secret, err := s.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &a.ID})
 	if err != nil {
@@ -374,15 +384,65 @@ func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
 	}
 	for _, tag := range secret.Tags {
 		order, _, _ := strings.Cut(aws.ToString(tag.Value), " ")
-		if aws.ToString(tag.Key) == rotation.TagRetire && order != a.Tags.Retire {
-			return nil
+		if aws.ToString(tag.Key) != rotation.TagRetire || order != a.Tags.Retire {
+			continue
+		}
+		if err := s.Unfence(ctx, a, rotation.TagRetire); err != nil {
+			return err
 		}
 	}
-	_, err = s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: []string{rotation.TagRetire}})
+	return s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire)
+}
+
+// Fence implements rotation.Fenced. Where there is no room for one more tag, the tag of the
+// retirement before makes some: this one will write it anew.
+func (s *Store) Fence(ctx context.Context, a *rotation.Attempt, key string, until time.Time) error {
+	end := until.UTC().Format(time.RFC3339)
+	err := s.tag(ctx, a, key, end)
+	var full *types.InvalidParameterException
+	if a.Tags.Retired == "" || !errors.As(err, &full) {
+		return err
+	}
+	if err := s.Unfence(ctx, a, rotation.TagRetired); err != nil {
+		return err
+	}
+	return s.tag(ctx, a, key, end)
+}
+
+// Unfence implements rotation.Fenced.
+func (s *Store) Unfence(ctx context.Context, a *rotation.Attempt, keys ...string) error {
+	_, err := s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: keys})
 	if err != nil {
-		return fmt.Errorf("removing the tag %s: %w", rotation.TagRetire, err)
+		return fmt.Errorf("removing the tag %s: %w", strings.Join(keys, ", "), err)
 	}
 	return nil
+}
+
+// PromotedAt implements rotation.Forgetful. It costs one ListSecretVersionIds, and more for
+// more than a hundred versions.
+func (s *Store) PromotedAt(ctx context.Context, a *rotation.Attempt) (time.Time, error) {
+	if s.rotated.IsZero() {
+		return time.Time{}, nil
+	}
+	pages := secretsmanager.NewListSecretVersionIdsPaginator(s.client, &secretsmanager.ListSecretVersionIdsInput{SecretId: &a.ID})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("listing the secret's versions: %w", err)
+		}
+		for _, v := range page.Versions {
+			// What is newer than the end of the last rotation was stored by a person.
+			if aws.ToString(v.VersionId) == a.Current && v.CreatedDate != nil && !v.CreatedDate.After(s.rotated) {
+				return s.rotated, nil
+			}
+		}
+	}
+	return time.Time{}, nil
+}
+
+// Remember implements rotation.Forgetful.
+func (s *Store) Remember(ctx context.Context, a *rotation.Attempt) error {
+	return s.tag(ctx, a, rotation.TagRetire, a.Tags.RetireOrder())
 }
 
 func (s *Store) tag(ctx context.Context, a *rotation.Attempt, key, value string) error {

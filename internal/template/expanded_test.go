@@ -39,7 +39,7 @@ func TestExpanded(t *testing.T) {
 		is(function, "Role", `{"Fn::GetAtt":["`+function+`Role","Arn"]}`)
 		is(function+"Log", "RetentionInDays", `{"Ref":"LogRetentionDays"}`)
 	}
-	is("ParameterPlannerTick", "FlexibleTimeWindow", `{"MaximumWindowInMinutes":10,"Mode":"FLEXIBLE"}`)
+	is("ParameterPlannerTick", "FlexibleTimeWindow", `{"Mode":"OFF"}`)
 	is("ParameterPlannerTick", "ScheduleExpression", `"cron(0 * * * ? *)"`)
 	target, _ := expanded.Resources["ParameterPlannerTick"].Properties["Target"].(map[string]any)
 	if retry, _ := json.Marshal(target["RetryPolicy"]); string(retry) != `{"MaximumEventAgeInSeconds":1800,"MaximumRetryAttempts":5}` {
