@@ -58,6 +58,9 @@ func (s Secret) Replace(name string, with Secret) (Secret, error) {
 	if with.IsZero() {
 		return Secret{}, Permanent(fmt.Errorf("field %q cannot be replaced by nothing", name))
 	}
+	if !utf8.ValidString(with.Reveal()) {
+		return Secret{}, Permanent(fmt.Errorf("field %q cannot be replaced by what is no text in UTF-8", name))
+	}
 	v, err := s.parse()
 	if err != nil {
 		return Secret{}, err

@@ -200,7 +200,7 @@ func wrongPassword(s strategy) string {
 	case s.admin:
 		return "! does not act for .* no password it has held logs in"
 	}
-	return "! refuses the current password .* and every other one this secret has held"
+	return "! refuses the current password .* and each other one that this secret has held"
 }
 
 // byOwner is what an admin sees, and a user that changes itself is told otherwise.

@@ -107,7 +107,7 @@ func (a *attempt) putBack(ctx context.Context, session Session, held Login, said
 	case errors.Is(err, ErrUnread):
 		err = fmt.Errorf("%s, and this secret held none that could be put back: %s (%v)", happened, advice, said)
 	case err != nil:
-		err = fmt.Errorf("%s, and putting the old one back FAILED, so whoever uses it may be locked out: rotate again at once, and if that fails set the password by hand to the one in AWSCURRENT, or for the second of two alternating users in AWSPREVIOUS (%v; %v)", happened, err, said)
+		err = fmt.Errorf("%s, and putting the old one back FAILED, so whoever uses it may be locked out: rotate again at once, and if that fails set the password by hand to that of the current version, or for a user that applications have left to that of the previous version (%v; %v)", happened, err, said)
 	case untried != nil:
 		err = fmt.Errorf("%s; the old one was put back, and could not be tried: %s (%v; %v)", happened, advice, untried, said)
 	case !known:

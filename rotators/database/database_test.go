@@ -59,7 +59,7 @@ func TestLogin(t *testing.T) {
 		{`{"host":"a,b","username":"app","password":"pw"}`, Login{}, `"host"`},
 		{`{"host":"/run/postgresql","username":"app","password":"pw"}`, Login{}, `"host"`},
 		{`{"host":"db","password":"pw","username":"` + strings.Repeat("ü", 32) + `"}`, Login{}, "64 bytes long"},
-		{`pw`, Login{}, "neither a JSON object nor a URL"},
+		{`pw`, Login{}, "neither a JSON object nor a connection string"},
 	} {
 		got, err := unopened(t).login(rotators.NewSecret(c.value))
 		if c.err != "" {

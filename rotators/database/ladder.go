@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -15,14 +16,26 @@ const maxLeftovers = 5
 // unproved is the error of enter when no value this secret holds logs in as an
 // account. It is never a refusal: no single credential was wrong.
 type unproved struct {
-	refusal error // of the last login; nil if there was none
+	refusal error    // of the last login; nil if there was none
+	untried []string // why values for this user were left out
 }
 
 func (u *unproved) Error() string {
-	if u.refusal == nil {
-		return "it holds none"
+	text := "it holds none"
+	if u.refusal != nil {
+		text = u.refusal.Error()
 	}
-	return u.refusal.Error()
+	if len(u.untried) > 0 {
+		text += "; not tried, because a password is sent only where its own value says: " + strings.Join(u.untried, ", ")
+	}
+	return text
+}
+
+// leave notes that the password of a value was not tried.
+func (u *unproved) leave(why string) {
+	if !slices.Contains(u.untried, why) {
+		u.untried = append(u.untried, why)
+	}
 }
 
 // enter logs in as an account with the stored password that works. It returns
@@ -33,7 +46,7 @@ func (u *unproved) Error() string {
 // without a look: so whoever can write a secret does not try passwords uncounted.
 func (a *attempt) enter(ctx context.Context, account Login) (Session, Login, error) {
 	none := &unproved{}
-	for rung, err := range a.ladder(ctx, account) {
+	for rung, err := range a.ladder(ctx, account, none) {
 		if err != nil {
 			return nil, Login{}, err
 		}
@@ -68,7 +81,8 @@ func (a *attempt) enter(ctx context.Context, account Login) (Session, Login, err
 // is sent nor whether by TLS. Values for other users are left out, and so are values
 // that do not entrust their password to where account goes: else whoever can write a
 // value, and not read it, could add a server of theirs and be sent an older password.
-func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, error] {
+// none is told which of these are for the same user.
+func (a *attempt) ladder(ctx context.Context, account Login, none *unproved) iter.Seq2[Login, error] {
 	var tried []rotators.Secret
 	with := func(password rotators.Secret) (Login, bool) {
 		if slices.ContainsFunc(tried, password.Equal) {
@@ -81,7 +95,17 @@ func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, er
 	}
 	fresh := func(value rotators.Secret) (Login, bool) {
 		l, err := a.login(value)
-		if err != nil || l.User != account.User || !l.entrusts(account) {
+		if err != nil {
+			if user, err := value.Field("username"); err == nil && user.Reveal() == account.User {
+				none.leave("that of a version without a server of its own")
+			}
+			return Login{}, false
+		}
+		if l.User != account.User {
+			return Login{}, false
+		}
+		if !l.entrusts(account) {
+			none.leave(fmt.Sprintf("that of a version for %s", l))
 			return Login{}, false
 		}
 		return with(l.Password)

@@ -18,7 +18,7 @@ func (a *attempt) changeOwn(ctx context.Context) error {
 	if none := (*unproved)(nil); errors.As(err, &none) {
 		// Not wrapped: what was refused is every password rekey knows, not the
 		// credential this call is about.
-		return rotators.Permanent(fmt.Errorf("%s refuses the current password of %s and every other one this secret has held: see that the user has not expired and need show no certificate, and where else the password may have been changed; then set its password by hand to the one in AWSCURRENT, then rotate again (%v)", a.Name, a.current, none))
+		return rotators.Permanent(fmt.Errorf("%s refuses the current password of %s and each other one that this secret has held for that user there: see that the user has not expired and need show no certificate; if another secret or parameter holds the same user, its rotation has changed the password, so let one of them hold the user, and give applications that one; if a version for another name of the same server holds the right password, store that with the host of the current version; else have the user and the current version hold the same password again (%v)", a.Name, a.current, none))
 	}
 	if err != nil {
 		return err

@@ -179,7 +179,7 @@ func TestOverlapSet(t *testing.T) {
 		// Whoever can write a secret must not choose a password that works.
 		{has: "previous", want: "pending", sets: 1},
 		{has: "leftover", want: "pending", sets: 1},
-		{has: "stray", want: "stray", err: "every other one this secret has held"},
+		{has: "stray", want: "stray", err: "each other one that this secret has held"},
 		{has: "stray", want: "stray", err: "the admin the-admin does not act for", admins: true},
 		{has: "stray", want: "pending", sets: 1, vouch: true, admins: true},
 	} {

@@ -252,7 +252,7 @@ func TestLadder(t *testing.T) {
 				}
 				return
 			}
-			want{text: "refuses the current password .* and every other one", permanent: true}.check(t, err)
+			want{text: "refuses the current password .* and each other one", permanent: true}.check(t, err)
 			if !accepts(t, named(c.live)) {
 				t.Error("the server's password was changed")
 			}
