@@ -57,18 +57,30 @@ func (g *Rotator) create(k kind, keyring bool, r rotators.Rotation) (rotators.Se
 	var current Key
 	if len(keys) > 0 {
 		current = keys[0]
+	} else if keyring {
+		// The owner emptied the field of the current key. What was signed by that key and the
+		// ones before it is still to verify.
+		if keys, err = k.past(r.Current); err != nil {
+			return rotators.Secret{}, err
+		}
 	}
 	next, err := k.generate(r, current)
 	if err != nil {
 		return rotators.Secret{}, err
 	}
-	grace := time.Duration(0)
+	var counts time.Duration
 	if keyring {
-		if grace = r.Settings.Grace; grace < 0 {
-			grace = defaultGrace
-		}
+		counts = grace(r.Settings)
 	}
-	return k.write(r.Current, append([]Key{next}, g.older(keys, grace)...))
+	return k.write(r.Current, append([]Key{next}, g.older(keys, counts)...))
+}
+
+// grace is how long earlier keys count.
+func grace(s rotators.Settings) time.Duration {
+	if s.Grace < 0 {
+		return defaultGrace
+	}
+	return s.Grace
 }
 
 // older are the keys that go on counting beside a new one, with their times: none
@@ -101,8 +113,8 @@ func plain(k kind, keyring bool, value rotators.Secret) error {
 
 // Set implements rotators.Rotator. No other system has to accept the value, so it
 // only keeps one from being promoted that would do harm: a value without a key, or
-// one in which the key that readers have now has ceased to count already, because the
-// attempt lay for longer than the grace.
+// one that lay for so long that the key which applications have now would count for less
+// than the grace after the promotion. A tenth of the grace is allowed for.
 func (g *Rotator) Set(ctx context.Context, r rotators.Rotation) error {
 	if err := g.Test(ctx, r); err != nil {
 		return err
@@ -122,9 +134,10 @@ func (g *Rotator) Set(ctx context.Context, r rotators.Rotation) error {
 	if err != nil || current == nil {
 		return nil // as to the current value, Create has the say
 	}
+	left := grace(r.Settings) * 9 / 10
 	for _, k := range keys[1:] {
-		if k.same(current[0]) && !k.counts(g.now()) {
-			return rotators.Permanent(fmt.Errorf("this rotation lay since before %s, when the key that readers have now was to end, so nothing they signed would verify: drop the pending value (of a secret: update-secret-version-stage --version-stage AWSPENDING --remove-from-version-id %s; of a parameter: delete its record under /rekey/pending/), and rotate again", k.Until.UTC().Format(time.RFC3339), r.Token))
+		if k.same(current[0]) && k.Until.Sub(g.now()) < left {
+			return rotators.Permanent(fmt.Errorf("this rotation lay too long: its value has the key that applications have now end at %s, which is sooner than the grace after a promotion now, and what they signed until now would not verify for the whole of the grace: drop the pending value (of a secret: update-secret-version-stage --version-stage AWSPENDING --remove-from-version-id %s; of a parameter: delete its record under /rekey/pending/), and rotate again", k.Until.UTC().Format(time.RFC3339), r.Token))
 		}
 	}
 	return nil

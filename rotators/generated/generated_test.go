@@ -394,7 +394,8 @@ func TestATestThatFails(t *testing.T) {
 	}
 }
 
-// An attempt that lay for longer than the grace must not end what readers have.
+// An attempt that lay must not leave less of the grace than was promised to what the current
+// key signed: a tenth is allowed for.
 func TestAnAttemptThatLay(t *testing.T) {
 	for _, alg := range []string{"HS256", "EdDSA", "ssh-ed25519"} {
 		o := newOwner(t, "{}", "keyring=yes alg="+alg)
@@ -404,13 +405,77 @@ func TestAnAttemptThatLay(t *testing.T) {
 		if r.Pending, err = o.rotator().Create(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		o.now = start.Add(23 * time.Hour)
-		if err := o.rotator().Set(t.Context(), r); err != nil {
-			t.Errorf("%s, within the grace: %v", alg, err)
+		for _, soon := range []time.Duration{0, time.Minute, 2 * time.Hour} {
+			o.now = start.Add(soon)
+			if err := o.rotator().Set(t.Context(), r); err != nil {
+				t.Errorf("%s, after %v: %v", alg, soon, err)
+			}
 		}
-		o.now = start.Add(24 * time.Hour)
-		if err := o.rotator().Set(t.Context(), r); err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "--remove-from-version-id the-token") {
-			t.Errorf("%s, after it: %v", alg, err)
+		for _, late := range []time.Duration{3 * time.Hour, 23 * time.Hour, 24 * time.Hour, 80 * 24 * time.Hour} {
+			o.now = start.Add(late)
+			if err := o.rotator().Set(t.Context(), r); err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "--remove-from-version-id the-token") {
+				t.Errorf("%s, after %v: %v", alg, late, err)
+			}
+		}
+		// The advice is followed: the attempt is dropped, and a new one made.
+		if _, err := o.try(); err != nil {
+			t.Errorf("%s, anew: %v", alg, err)
+		}
+	}
+}
+
+// The owner empties the field of the current key, to have another made. What that key and the
+// ones before it have signed verifies until their time is over; with a grace of 0 nothing does.
+func TestAnEmptiedFieldKeepsTheKeysBefore(t *testing.T) {
+	for _, c := range []struct {
+		options, field string
+		left           int // of the three keys there were: the text of the current one is gone
+	}{
+		{"alg=ES256 keyring=yes", "private_key", 3}, {"alg=EdDSA keyring=yes", "private_key", 3}, {"alg=ssh-ed25519 keyring=yes", "private_key", 3},
+		{"alg=HS256 keyring=yes", "secret", 2}, {"keyring=yes", "secret", 2},
+	} {
+		o := newOwner(t, "{}", c.options)
+		for range 3 {
+			o.rotate()
+			o.now = o.now.Add(time.Hour)
+		}
+		before := o.keys()
+		emptied, err := rotators.NewSecret(o.value).With(c.field, rotators.NewSecret(""))
+		if err != nil || len(before) != 3 {
+			t.Fatal(len(before), err)
+		}
+		o.value = emptied.Reveal()
+		leaked := *o
+		o.rotate()
+		after := o.keys()
+		if len(after) != 1+c.left {
+			t.Errorf("%s: %d keys count", c.options, len(after))
+			continue
+		}
+		for i, k := range before[3-c.left:] {
+			kept := after[1+i]
+			if !k.same(kept) || k.ID != kept.ID || kept.Until.IsZero() || kept.Until.After(o.now.Add(24*time.Hour)) || !k.Until.IsZero() && !k.Until.Equal(kept.Until) {
+				t.Errorf("%s: key %d, which counted until %v, is %q until %v", c.options, i, k.Until, kept.ID, kept.Until)
+			}
+		}
+		leaked.settings.Grace = 0
+		leaked.rotate()
+		if got := leaked.keys(); len(got) != 1 {
+			t.Errorf("%s: with a grace of 0 %d keys count", c.options, len(got))
+		}
+	}
+}
+
+// What stands beside an emptied field and is no earlier key is not written over.
+func TestAnEmptiedFieldBesideWhatIsNoKey(t *testing.T) {
+	for value, want := range map[string]string{
+		`{"private_key":"","jwks":"{\"keys\":[{\"kty\":\"oct\"}]}"}`: `the field "jwks": a key is malformed, or of a type other than RSA, EC and Ed25519; empty it, too`,
+		`{"private_key":"","jwks":""}`:                               "",
+		`{"private_key":""}`:                                         "",
+	} {
+		o := newOwner(t, value, "alg=EdDSA keyring=yes")
+		if _, err := o.try(); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v", value, err)
 		}
 	}
 }

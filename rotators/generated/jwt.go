@@ -99,6 +99,18 @@ func (p jwtPair) read(v rotators.Secret) ([]Key, error) {
 	return keys, distinct(keys)
 }
 
+func (p jwtPair) past(v rotators.Secret) ([]Key, error) {
+	set, err := v.Field(jwksField)
+	if err != nil || strings.TrimSpace(set.Reveal()) == "" {
+		return nil, err
+	}
+	keys, err := readSet(set.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("the field %q: %w; empty it, too, if no earlier key is to count", jwksField, err)
+	}
+	return keys, distinct(keys)
+}
+
 // readPKCS8 reads a private key in PEM.
 func readPKCS8(text string) (crypto.Signer, error) {
 	bad := errors.New(`the field "private_key" holds no private key in PKCS#8: convert it (openssl pkcs8 -topk8 -nocrypt), or empty the field to have one made`)

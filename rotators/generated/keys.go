@@ -112,6 +112,9 @@ type kind interface {
 	// read returns all keys of a value, the current one first; none if the value is
 	// still to be filled.
 	read(v rotators.Secret) ([]Key, error)
+	// past returns the keys before the current one of a value whose current key was taken
+	// out. The public half that is left of a current key pair is one of them, without an end.
+	past(v rotators.Secret) ([]Key, error)
 	// generate makes the next key. current is zero if there is none.
 	generate(r rotators.Rotation, current Key) (Key, error)
 	// write puts keys, the current one first, in the place of what read found.

@@ -59,11 +59,40 @@ func (p sshPair) read(v rotators.Secret) ([]Key, error) {
 		// What servers have is what is to be proved, so it is that which is kept.
 		current.Public, current.line = public.Public, public.line
 	}
+	older, err := p.earlier(v)
+	if err != nil {
+		return nil, err
+	}
+	keys := append([]Key{current}, older...)
+	return keys, distinct(keys)
+}
+
+func (p sshPair) past(v rotators.Secret) (keys []Key, err error) {
+	line, err := v.Field(publicField)
+	if err != nil {
+		return nil, err
+	}
+	if line.Reveal() != "" {
+		current, err := readLine(line.Reveal())
+		if err != nil {
+			return nil, fmt.Errorf("the field %q: %w; empty it, too, if no earlier key is to count", publicField, err)
+		}
+		keys = append(keys, current)
+	}
+	older, err := p.earlier(v)
+	if err != nil {
+		return nil, err
+	}
+	keys = append(keys, older...)
+	return keys, distinct(keys)
+}
+
+// earlier reads the keys in the field previous.
+func (p sshPair) earlier(v rotators.Secret) (keys []Key, err error) {
 	older, err := readPast(v, p.keyring)
 	if err != nil {
 		return nil, err
 	}
-	keys := []Key{current}
 	for _, o := range older {
 		k, err := readLine(o.PublicKey)
 		if err != nil {
@@ -72,7 +101,7 @@ func (p sshPair) read(v rotators.Secret) ([]Key, error) {
 		k.Until = time.Unix(o.Exp, 0)
 		keys = append(keys, k)
 	}
-	return keys, distinct(keys)
+	return keys, nil
 }
 
 func (p sshPair) generate(_ rotators.Rotation, current Key) (Key, error) {

@@ -75,11 +75,19 @@ func (t text) read(v rotators.Secret) ([]Key, error) {
 		}
 		current.ID = kid.Reveal()
 	}
+	older, err := t.past(v)
+	if err != nil {
+		return nil, err
+	}
+	keys := append([]Key{current}, older...)
+	return keys, distinct(keys)
+}
+
+func (t text) past(v rotators.Secret) (keys []Key, err error) {
 	older, err := readPast(v, t.keyring)
 	if err != nil {
 		return nil, err
 	}
-	keys := []Key{current}
 	for _, p := range older {
 		k := Key{ID: p.Kid, Alg: p.Alg, Secret: rotators.NewSecret(p.Secret), Until: time.Unix(p.Exp, 0)}
 		if k.Secret.IsZero() {
