@@ -43,6 +43,18 @@ func TestGuessesInOnesOwnValue(t *testing.T) {
 			t.Errorf("%d guesses in %s: the error tells which one is right: %.600s", c.n, c.field, text)
 		}
 	}
+	// Errors show the list of nodes in a spelling that the owner did not choose.
+	for name, nodes := range map[string]any{"a list": strings.Split(guesses(40), "."), "a text": strings.ReplaceAll(guesses(40), ".", ", ")} {
+		var value map[string]any
+		if err := json.Unmarshal([]byte(bankRedis.value(account{"me", "my-Own-password-1"})), &value); err != nil {
+			t.Fatal(err)
+		}
+		value["nodes"] = nodes
+		arn := w.newSecret("mine/nodes/"+strings.ReplaceAll(name, " ", ""), toJSON(value), "rekey:admin", w.newSecret("dba/redis/"+strings.ReplaceAll(name, " ", ""), bankRedis.value(account{"dba_person", right})), "rekey:strategy", "single-user")
+		if err := w.rotate(arn); err == nil || strings.Contains(w.lastError(), "[redacted]") {
+			t.Errorf("guesses in nodes as %s: %.600s", name, w.lastError())
+		}
+	}
 	if shown == 0 {
 		t.Error("no error shows what the owner wrote, so this proves nothing")
 	}

@@ -109,8 +109,8 @@ func (m *mask) learn(value rotators.Secret) {
 	var object map[string]any
 	if json.Unmarshal([]byte(value.Reveal()), &object) == nil {
 		for name, member := range object {
-			if text, ok := member.(string); ok && rotators.Public(name) {
-				m.hear(text)
+			if rotators.Public(name) {
+				m.hear(member)
 			}
 		}
 		return
@@ -135,10 +135,25 @@ func (m *mask) learnOther(value rotators.Secret) {
 	}
 }
 
-// hear notes a text of the rotated secret's owner, in the spellings in which errors quote it.
-func (m *mask) hear(text string) {
-	if len(text) >= shortest {
-		m.said = append(m.said, text, strings.ToLower(text), inner(strconv.Quote(text)), bounded.Printable(text))
+// hear notes what the rotated secret's owner wrote into a public field, in the spellings in
+// which errors quote it: a text, or a list of texts.
+func (m *mask) hear(member any) {
+	switch member := member.(type) {
+	case []any:
+		for _, entry := range member {
+			m.hear(entry)
+		}
+	case string:
+		for _, text := range append(strings.Split(member, ","), member) {
+			if text = strings.TrimSpace(text); len(text) >= shortest && !slices.Contains(m.said, text) {
+				m.said = append(m.said, text)
+				for _, spelled := range []string{strings.ToLower(text), inner(strconv.Quote(text)), bounded.Printable(text)} {
+					if !slices.Contains(m.said, spelled) {
+						m.said = append(m.said, spelled)
+					}
+				}
+			}
+		}
 	}
 }
 
@@ -523,7 +538,7 @@ func (m *mask) around(text string) []string {
 			}
 			at += from
 			from = at + len(f.text)
-			if f.other && slices.ContainsFunc(said, span{at, from}.within) {
+			if f.other && said[at] >= from {
 				continue
 			}
 			source := int32(f.source + 1)
@@ -556,24 +571,25 @@ func (m *mask) around(text string) []string {
 	return append(parts, text[end:])
 }
 
-// span is a part of a text.
-type span struct{ from, to int }
-
-func (s span) within(other span) bool { return other.from <= s.from && s.to <= other.to }
-
-// saidIn returns where in a text stands what the owner of the rotated secret wrote.
-func (m *mask) saidIn(text string) (all []span) {
+// saidIn returns, for each byte of a text, to where a text of the owner's goes that begins
+// there or before.
+func (m *mask) saidIn(text string) []int {
+	reach := make([]int, len(text))
 	for _, said := range m.said {
 		for from := 0; ; {
 			at := strings.Index(text[from:], said)
 			if at < 0 {
 				break
 			}
-			from += at + len(said)
-			all = append(all, span{from - len(said), from})
+			at += from
+			from = at + len(said)
+			reach[at] = max(reach[at], from)
 		}
 	}
-	return all
+	for i := 1; i < len(reach); i++ {
+		reach[i] = max(reach[i], reach[i-1])
+	}
+	return reach
 }
 
 // base64Forms returns what of the base64 of any text around this one is sure

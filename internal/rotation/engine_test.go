@@ -451,6 +451,30 @@ func TestARotatorLearnsAndTheMaskLearnsWithIt(t *testing.T) {
 	}
 }
 
+// A value that is made for it has every byte of a long error be known many times over.
+func TestManyKnownTextsInALongError(t *testing.T) {
+	value := map[string]string{"engine": strings.Repeat("a", 20_000), "password": "the first password"}
+	for n := range 250 {
+		value[fmt.Sprint("field", n)] = strings.Repeat("a", 4+n)
+	}
+	text, _ := json.Marshal(value)
+	store := memstore.New(rotators.NewSecret(string(text)), map[string]string{"rekey:rotator": "spy"})
+	store.Begin(token)
+	e := engine(&spy{create: func(rotators.Rotation) (rotators.Secret, error) {
+		return rotators.Secret{}, errors.New("of " + value["engine"])
+	}})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+	runtime.ReadMemStats(&after)
+	if err == nil || strings.Contains(err.Error(), "aaaa") {
+		t.Errorf("%.300v", err)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 64<<20 {
+		t.Errorf("it took %d MB", took>>20)
+	}
+}
+
 // An owner may guess at another secret in the fields that errors show. The owner's text is
 // shown as it is, right or wrong, and what others say of that secret is redacted.
 func TestGuessesAreShownAsTheirOwnerWroteThem(t *testing.T) {

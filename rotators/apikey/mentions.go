@@ -9,9 +9,10 @@ import (
 	"github.com/rekeyhq/rekey/rotators"
 )
 
-// Mentions reports whether a value contains the id of a key, wherever: in its text, in the
-// strings of a JSON document, in text that is escaped for URLs, or in base64, one in the
-// other down to three levels. A key is kept for what Mentions finds, so that a chance
+// Mentions reports whether a value contains the id of a key: in its text, in the strings of
+// a JSON document, in text that is escaped for URLs, or in base64, one in the other down to
+// four levels. An id of 16 characters or more is found in base64 wherever that stands; a
+// shorter one if the base64 is all of the text, or all of a string of the document. A key is kept for what Mentions finds, so that a chance
 // match costs nothing but a key too many.
 func Mentions(v rotators.Secret, id string) bool {
 	return id != "" && mentions(v.Reveal(), id, deepest)
@@ -20,7 +21,7 @@ func Mentions(v rotators.Secret, id string) bool {
 // deepest is how many encodings may lie in one another: a manifest of Kubernetes has a
 // file in base64, and that has JSON. Whoever writes a value could else have each level
 // cost more.
-const deepest = 3
+const deepest = 4
 
 func mentions(text, id string, depth int) bool {
 	if standsIn(text, id) {
@@ -50,7 +51,7 @@ const long = 16
 // word.
 func standsIn(text, id string) bool {
 	if len(id) >= long {
-		return strings.Contains(text, id)
+		return strings.Contains(text, id) || inBase64(text, id)
 	}
 	word := func(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
 	for from := 0; ; from++ {
@@ -64,6 +65,20 @@ func standsIn(text, id string) bool {
 			return true
 		}
 	}
+}
+
+// inBase64 reports whether an id stands in base64 in a text: it may begin at any of the
+// three alignments. The first character and the last also encode what is around the id.
+func inBase64(text, id string) bool {
+	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		for lead := range 3 {
+			encoded := encoding.EncodeToString([]byte(strings.Repeat("\x00", lead) + id))
+			if strings.Contains(text, encoded[(lead*8+5)/6:(lead+len(id))*8/6]) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // anyString reports whether found is true of a string of a decoded JSON document, the

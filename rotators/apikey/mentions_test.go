@@ -25,6 +25,9 @@ func TestMentions(t *testing.T) {
 		{id, `a\nAKIAIOSFODNN7EXAMPLE`, true},
 		{id, "AKIAIOSFODNN7EXAMPL", false},
 		{id, "QUtJQUlPU0ZPRE5O\n  N0VYQU1QTEU", true},
+		{id, "data:\n  credentials: aWQ9QUtJQUlPU0ZPRE5ON0VYQU1QTEUKc2VjcmV0PXg=\n", true},
+		{id, `{"auth":"Basic QUtJQUlPU0ZPRE5ON0VYQU1QTEU6eA=="}`, true},
+		{id, "Basic QUtJQUlPU0ZPRE5OOEVYQU1QTEU6eA==", false},
 		{"", "key-1", false},
 	} {
 		if got := Mentions(rotators.NewSecret(c.text), c.id); got != c.found {

@@ -115,7 +115,7 @@ func (a *attempt) adminLogin(ctx context.Context) (Login, error) {
 		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for another server than %s:%d, where user %q is changed, so the admin is not used: name one of that server, or correct the field \"host\" or \"port\" of the value that is wrong%s", a.admin, a.place.Writer, a.place.WriterPort, a.pending.User, why))
 	}
 	if l.Nodes != a.current.Nodes {
-		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for other nodes beside its host than the value, which is for %q, so the admin is not used: list the same servers in the field \"nodes\" of both", a.admin, a.current.Nodes))
+		return Login{}, rotators.Permanent(fmt.Errorf("the admin %s is for other nodes beside its host than the value, so the admin is not used: list the same servers in the field \"nodes\" of both", a.admin))
 	}
 	return l, a.checkAdmin(l.User)
 }

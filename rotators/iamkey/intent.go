@@ -85,7 +85,11 @@ const proves = time.Hour
 const ahead = time.Minute
 
 // spent tells whether an intent proves nothing any more. One of the future never did.
-func (n intent) spent(now time.Time) bool { return now.Sub(n.to) > proves || n.from.Sub(now) > ahead }
+func (n intent) spent(now time.Time) bool { return n.past(now) || n.from.Sub(now) > ahead }
+
+// past tells whether an intent proves nothing any more for anybody. One that begins later
+// may be true, and the clock here slow.
+func (n intent) past(now time.Time) bool { return now.Sub(n.to) > proves }
 
 // minted tells whether a key was made while the intent held.
 func (n intent) minted(k key) bool {
@@ -106,7 +110,7 @@ func (i *issuer) Begin(ctx context.Context, name string) error {
 			return i.noRoom(others)
 		}
 	}
-	if err := i.forget(ctx, func(n intent) bool { return n.spent(i.clock.Time()) }); err != nil {
+	if err := i.forget(ctx, func(n intent) bool { return n.past(i.clock.Time()) }); err != nil {
 		return err
 	}
 	now := i.clock.Time()
@@ -169,7 +173,7 @@ func (i *issuer) letGo(ctx context.Context) {
 // Done takes off the intents of this attempt and those that are spent.
 func (i *issuer) Done(ctx context.Context, name string) error {
 	return i.forget(ctx, func(n intent) bool {
-		return apikey.SameAttempt(n.name, name) || n.spent(i.clock.Time())
+		return apikey.SameAttempt(n.name, name) || n.past(i.clock.Time())
 	})
 }
 
