@@ -84,6 +84,8 @@ type mask struct {
 	forms  []form
 	source int            // of what is learned now
 	known  map[string]int // how deep texts were looked into
+	others []form         // forms of the values of other secrets
+	said   []string       // what the rotated secret's owner wrote into its public fields
 }
 
 // deepest is how deep values are looked for in values: a URL in a field of an object in a
@@ -104,6 +106,37 @@ const shortest = 4
 func (m *mask) learn(value rotators.Secret) {
 	m.source++
 	m.learnTo(deepest, value)
+	var object map[string]any
+	if json.Unmarshal([]byte(value.Reveal()), &object) == nil {
+		for name, member := range object {
+			if text, ok := member.(string); ok && rotators.Public(name) {
+				m.hear(text)
+			}
+		}
+		return
+	}
+	for _, name := range []string{"host", "username", "dbname"} { // of a URL
+		if field, err := value.Field(name); err == nil {
+			m.hear(field.Reveal())
+		}
+	}
+}
+
+// learnOther adds the value of another secret. What the owner of the rotated secret wrote
+// may hold it: showing the owner's own text tells the owner nothing, and hiding a part of
+// that text would say which of hundreds of guesses is right.
+func (m *mask) learnOther(value rotators.Secret) {
+	m.source++
+	other := &mask{source: m.source}
+	other.learnTo(deepest, value)
+	m.others = append(m.others, other.forms...)
+}
+
+// hear notes a text of the rotated secret's owner, in the spellings in which errors quote it.
+func (m *mask) hear(text string) {
+	if len(text) >= shortest {
+		m.said = append(m.said, text, strings.ToLower(text), inner(strconv.Quote(text)), bounded.Printable(text))
+	}
 }
 
 func (m *mask) learnTo(depth int, value rotators.Secret) {
@@ -459,12 +492,13 @@ func (m *mask) show(text string) string {
 // writes a value could else try out, by a text that ends in a guess, how a value begins that
 // they may not read. Where two texts of one value overlap, both are left out whole.
 func (m *mask) around(text string) []string {
-	forms := slices.Clone(m.forms)
+	forms := slices.Concat(m.forms, m.others)
 	slices.SortFunc(forms, func(a, b form) int {
 		return cmp.Or(len(b.text)-len(a.text), strings.Compare(a.text, b.text), a.source-b.source)
 	})
 	forms = slices.CompactFunc(forms, func(a, b form) bool { return a.text == b.text })
 	of := make([]int32, len(text))      // by which value each byte is known; 0: by none
+	var said []bool                     // what the owner wrote, where a value of another secret is in the text
 	begins := make([]bool, len(text)+1) // where a known text begins that overlaps none before it
 	for _, f := range forms {
 		if f.text == "" {
@@ -478,6 +512,14 @@ func (m *mask) around(text string) []string {
 			}
 			at += from
 			from = at + len(f.text)
+			if slices.Contains(m.others, f) {
+				if said == nil {
+					said = m.saidIn(text)
+				}
+				if !slices.Contains(said[at:from], false) {
+					continue
+				}
+			}
 			source := int32(f.source + 1)
 			for i := at; i < from; i++ {
 				if of[i] != 0 && of[i] != source {
@@ -506,6 +548,24 @@ func (m *mask) around(text string) []string {
 		end = i
 	}
 	return append(parts, text[end:])
+}
+
+// saidIn tells of each byte whether a text of the owner's stands there.
+func (m *mask) saidIn(text string) []bool {
+	said := make([]bool, len(text))
+	for _, own := range m.said {
+		for from := 0; ; {
+			at := strings.Index(text[from:], own)
+			if at < 0 {
+				break
+			}
+			from += at
+			for end := from + len(own); from < end; from++ {
+				said[from] = true
+			}
+		}
+	}
+	return said
 }
 
 // base64Forms returns what of the base64 of any text around this one is sure

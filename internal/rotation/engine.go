@@ -931,7 +931,7 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 				}
 			}
 			value, err := w.Others.Lookup(ctx, ref)
-			w.mask.learn(value)
+			w.mask.learnOther(value)
 			return value, err
 		},
 		Vouches: w.delegated,

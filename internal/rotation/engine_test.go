@@ -451,6 +451,32 @@ func TestARotatorLearnsAndTheMaskLearnsWithIt(t *testing.T) {
 	}
 }
 
+// An owner may guess at another secret in the fields that errors show. The owner's text is
+// shown as it is, right or wrong, and what others say of that secret is redacted.
+func TestGuessesAreShownAsTheirOwnerWroteThem(t *testing.T) {
+	for _, c := range []struct{ host, said, want string }{
+		{"a.the-admins-password.b", "host a.the-admins-password.b", "host a.the-admins-password.b"},
+		{"The-Admins-Password", "host the-admins-password", "host the-admins-password"},
+		{"a.the-admins-password.b", "it said the-admins-password at a.the-admins-password.b", "it said [redacted] at a.the-admins-password.b"},
+		{"admins", "it said the-admins-password", "it said [redacted]"}, // a piece guessed right shows none of the rest
+		{"the-admins-password", "it said dGhlLWFkbWlucy1wYXNzd29yZA", "it said [redacted]"},
+		{"the-first-password", "host the-first-password", "host [redacted]"}, // of one's own
+	} {
+		text, _ := json.Marshal(map[string]string{"engine": "spy", "host": c.host, "password": "the-first-password"})
+		store := memstore.New(rotators.NewSecret(string(text)), nil)
+		store.Begin(token)
+		e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+			_, _ = r.Lookup(t.Context(), "admin")
+			return rotators.Secret{}, errors.New(c.said)
+		}})
+		e.Others = admin{}
+		err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+		if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) {
+			t.Errorf("host %s: %v, want %q", c.host, err, c.want)
+		}
+	}
+}
+
 // admin is all the other secrets there are.
 type admin struct{}
 

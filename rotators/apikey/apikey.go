@@ -269,25 +269,8 @@ func (a account) state(ctx context.Context, id string) (State, error) {
 func (a account) holds(id string) func(rotators.Secret) bool {
 	return func(v rotators.Secret) bool {
 		its, err := a.ID(v)
-		return err == nil && strings.TrimSpace(its) == id || mentions(v.Reveal(), id)
+		return err == nil && strings.TrimSpace(its) == id || Mentions(v, id)
 	}
-}
-
-// mentions reports whether a text contains an id, and not as a part of a longer word.
-func mentions(text, id string) bool {
-	word := func(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
-	for from := 0; id != ""; from++ {
-		at := strings.Index(text[from:], id)
-		if at < 0 {
-			break
-		}
-		from += at
-		end := from + len(id)
-		if (from == 0 || !word(text[from-1])) && (end == len(text) || !word(text[end])) {
-			return true
-		}
-	}
-	return false
 }
 
 // Create mints a key.
@@ -348,7 +331,7 @@ func (x *rotator) busy(ctx context.Context, a account, r rotators.Rotation) erro
 	}
 	for _, s := range strays {
 		if x.alive(r, s) {
-			return fmt.Errorf("no key was minted: there is no room for another key beside %s, which another run has minted and may be about to store; if that key is not stored, run this step again after %s", s.ID, over(s.Name).UTC().Format(time.RFC3339))
+			return fmt.Errorf("no key was minted: there is no room for another key beside %s, which another run has minted and may be about to store; if that key is not stored, run this step again after %s", s.ID, Over(s.Name).UTC().Format(time.RFC3339))
 		}
 	}
 	return nil
@@ -357,7 +340,7 @@ func (x *rotator) busy(ctx context.Context, a account, r rotators.Rotation) erro
 // alive reports whether the run that minted a key for this secret may still store the key.
 // The run does not know whether its attempt was given up meanwhile.
 func (x *rotator) alive(r rotators.Rotation, s Stray) bool {
-	return named(r.ID, s.Name) && x.clock.Time().Before(over(s.Name))
+	return named(r.ID, s.Name) && x.clock.Time().Before(Over(s.Name))
 }
 
 // store returns the value with the key in it.

@@ -32,8 +32,9 @@ func SameAttempt(name, other string) bool {
 // hold keys of the same account.
 func named(secret, name string) bool { return strings.HasPrefix(name, prefix(secret)) }
 
-// over returns the time from which the run that minted the key of this name is over.
-func over(name string) time.Time {
+// Over returns the time from which the run that minted the key of this name is over. It is
+// the zero time if the name is none that rekey gives.
+func Over(name string) time.Time {
 	seconds, err := strconv.ParseInt(name[min(len(name), len(attempt("", ""))):], 16, 64)
 	if err != nil {
 		return time.Time{} // none of rekey's names
@@ -49,6 +50,10 @@ func digest(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
 }
+
+// LongestRun is the longest time from the giving of a key's name to its [Over]: Lambda's
+// limit for an invocation, and late.
+const LongestRun = longest + late
 
 // longest is Lambda's limit for an invocation. late is how long after the end of a run its
 // last request may take effect, or stay unseen: users report that IAM takes up to 15 seconds.

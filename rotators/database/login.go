@@ -149,11 +149,17 @@ func (l Login) nodesOf(other Login) string {
 	return strings.Join(shared, ",")
 }
 
+// maxHost is how many bytes a host name can have (RFC 1035), the dot at the end included.
+const maxHost = 254
+
 // isHost reports whether host is one host name or IP address: no list, no address with a
 // port, no path of a socket. A name has letters, digits, hyphens and underscores of ASCII
 // only, as names in DNS have: what else looks alike, or is alike but for its case, leads
 // elsewhere or nowhere.
 func isHost(host string) bool {
+	if len(host) > maxHost {
+		return false
+	}
 	if address, err := netip.ParseAddr(host); err == nil {
 		return address.Zone() == ""
 	}

@@ -58,8 +58,9 @@ func (n intent) String() string {
 	return strings.Join(append([]string{n.name, n.from.UTC().Format(time.RFC3339), n.to.UTC().Format(time.RFC3339)}, n.before...), " ")
 }
 
-// parseIntent reads the tag. A malformed tag becomes an intent without times, which is
-// spent and proves nothing.
+// parseIntent reads the tag. A tag that Begin and letGo do not write becomes an intent
+// without times, which is spent and proves nothing: whoever may tag the user could else
+// claim any key of the user's by a window of years.
 func parseIntent(key, text string) intent {
 	n := intent{key: key}
 	parts := strings.Fields(text)
@@ -68,7 +69,7 @@ func parseIntent(key, text string) intent {
 	}
 	from, err := time.Parse(time.RFC3339, parts[1])
 	to, toErr := time.Parse(time.RFC3339, parts[2])
-	if err != nil || toErr != nil {
+	if err != nil || toErr != nil || to.Sub(from) != maxMint || apikey.Over(parts[0]).After(to.Add(apikey.LongestRun)) {
 		return n
 	}
 	return intent{key: key, name: parts[0], from: from, to: to, before: parts[3:]}
@@ -80,8 +81,11 @@ func parseIntent(key, text string) intent {
 // is revoked counts for more than a rotation that needs no person.
 const proves = time.Hour
 
-// spent tells whether an intent proves nothing any more.
-func (n intent) spent(now time.Time) bool { return now.Sub(n.to) > proves }
+// ahead is by how much the clock of another run may be fast.
+const ahead = time.Minute
+
+// spent tells whether an intent proves nothing any more. One of the future never did.
+func (n intent) spent(now time.Time) bool { return now.Sub(n.to) > proves || n.from.Sub(now) > ahead }
 
 // minted tells whether a key was made while the intent held.
 func (n intent) minted(k key) bool {
@@ -250,11 +254,8 @@ type key struct {
 	made       time.Time
 }
 
-// in tells whether a value names the key as its own.
-func (k key) in(v rotators.Secret) bool {
-	id, err := v.Field(fieldID)
-	return err == nil && id.Reveal() == k.id
-}
+// in tells whether a value holds the key.
+func (k key) in(v rotators.Secret) bool { return apikey.Mentions(v, k.id) }
 
 func (i *issuer) keys(ctx context.Context) ([]key, error) {
 	client, err := i.iam(ctx)

@@ -1,0 +1,49 @@
+package apikey
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/rekeyhq/rekey/rotators"
+)
+
+func TestMentions(t *testing.T) {
+	const short, id = "key-1", "AKIAIOSFODNN7EXAMPLE"
+	for _, c := range []struct {
+		id, text string
+		found    bool
+	}{
+		{short, "key-1", true},
+		{short, "key-10", false},
+		{short, "monkey-1", false},
+		{short, `{"ids":"a\nkey-1"}`, true},
+		{short, `["x",{"key-1":true}]`, true},
+		{short, "next=a%3Dkey-1", true},
+		{short, "a2V5LTE=", true},
+		{short, "a2V5LTEw", false},
+		{id, `{"id":"\u0041KIAIOSFODNN7EXAMPLE"}`, true},
+		{id, `a\nAKIAIOSFODNN7EXAMPLE`, true},
+		{id, "AKIAIOSFODNN7EXAMPL", false},
+		{id, "QUtJQUlPU0ZPRE5O\n  N0VYQU1QTEU", true},
+		{"", "key-1", false},
+	} {
+		if got := Mentions(rotators.NewSecret(c.text), c.id); got != c.found {
+			t.Errorf("%q mentions %q: %t, want %t", c.text, c.id, got, c.found)
+		}
+	}
+}
+
+// TestMentionsIsBounded has a value of the largest size be all escapes and brackets, of
+// which an unbounded search would not come to an end.
+func TestMentionsIsBounded(t *testing.T) {
+	for name, text := range map[string]string{
+		"escapes":  strings.Repeat("%25", 64<<10/3),
+		"brackets": strings.Repeat("[", 5000) + strings.Repeat("]", 5000),
+		"strings":  `["` + strings.Repeat(`%2541","`, 64<<10/8) + `"]`,
+		"base64":   strings.Repeat("QUFB", 64<<10/4),
+	} {
+		if Mentions(rotators.NewSecret(text), "key-1") {
+			t.Errorf("%s: an id is found that is not there", name)
+		}
+	}
+}
