@@ -266,6 +266,9 @@ func TestARetirementWhoseTagIsGone(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if err := p.cloud.Edit(*out.ARN, func(s *localaws.Secret) { s.Rotated = time.Now().Add(-c.ago) }); err != nil {
+				t.Fatal(err)
+			}
 			if o.made != 1 || len(o.accepts) != 2 {
 				t.Fatalf("the rotation made %d, the target accepts %v", o.made, o.accepts)
 			}

@@ -321,7 +321,7 @@ func (s *Server) finish(sec *secret, r *rotation, err error) {
 			return v.id == r.token && !v.has(current)
 		})
 	case err == nil:
-		sec.rotated, sec.changed = now, now
+		sec.Rotated, sec.changed = now, now
 		sec.schedule(now)
 	}
 	r.err = err

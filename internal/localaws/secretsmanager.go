@@ -40,6 +40,8 @@ type Secret struct {
 	PrimaryRegion string
 	// Type is the partner type of a managed external secret.
 	Type string
+	// Rotated is when a rotation ended last.
+	Rotated time.Time
 }
 
 // secret is one secret with all its versions.
@@ -58,7 +60,7 @@ type secret struct {
 	rotationEnabled *bool  // nil: rotation was never configured
 	function        string // ARN
 	rules           *rotationRules
-	rotated, next   time.Time
+	next            time.Time
 	rotation        *rotation // the latest, running or over; nil: none yet
 }
 
@@ -295,7 +297,7 @@ func (sec *secret) entry() secretEntry {
 		RotationEnabled:   sec.rotationEnabled,
 		RotationLambdaARN: sec.function,
 		RotationRules:     sec.rules,
-		LastRotatedDate:   epoch{sec.rotated},
+		LastRotatedDate:   epoch{sec.Rotated},
 		LastChangedDate:   epoch{sec.changed},
 		LastAccessedDate:  epoch{sec.accessed},
 		DeletedDate:       epoch{sec.deletion},
