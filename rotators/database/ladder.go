@@ -129,7 +129,7 @@ func (a *attempt) ladder(ctx context.Context, account Login) iter.Seq2[Login, er
 		}
 		// Where there is a grace, the previous password has been replaced when it is over,
 		// and by a rotation within it.
-		replaced := a.r.Settings.Grace >= 0 && a.strategy == alternatingUsers
+		replaced := a.r.Settings.Grace > 0 && a.strategy == alternatingUsers
 		if replaced && !before() {
 			return
 		}
