@@ -63,8 +63,11 @@ var reasons = []reason{
 			inPostgres(t, "ALTER ROLE "+u.name+" VALID UNTIL '2020-01-01'")
 			return func(t *testing.T, u user) { inPostgres(t, "ALTER ROLE "+u.name+" VALID UNTIL 'infinity'") }
 		}, want: func(s strategy) string {
-			if s.admin {
+			if s.delegated {
 				return `! user .* has expired \(VALID UNTIL '2020-01-01`
+			}
+			if s.admin {
+				return "! does not act for .* or the user has expired"
 			}
 			return "! refuses the current password .*see that the user has not expired"
 		}},
@@ -95,7 +98,7 @@ var reasons = []reason{
 			do(t, "ACL", "SETUSER", u.name, "off")
 			return func(t *testing.T, u user) { do(t, "ACL", "SETUSER", u.name, "on") }
 		}, want: func(s strategy) string {
-			if s.admin {
+			if s.delegated {
 				return `! is off at Redis`
 			}
 			return `! refuses .* or the user is off`
@@ -203,11 +206,15 @@ func wrongPassword(s strategy) string {
 	return "! refuses the current password .* and each other one that this secret has held"
 }
 
-// byOwner is what an admin sees, and a user that changes itself is told otherwise.
+// byOwner is what an admin sees, who looks before the secret has proved anything only if
+// the admin's owner vouches for it.
 func byOwner(admins string) func(strategy) string {
 	return func(s strategy) string {
-		if s.admin {
+		switch {
+		case s.delegated:
 			return "! " + admins
+		case s.admin:
+			return "! does not act for .*from here, or without a client's certificate"
 		}
 		return "! refuses the current password .*certificate"
 	}

@@ -49,18 +49,16 @@ func (a *attempt) possess(ctx context.Context, account Login) (Session, Login, e
 	if !errors.As(err, &none) {
 		return noSession{}, held, err
 	}
-	if a.r.Vouches != nil && !strings.HasPrefix(a.admin, iamPrefix) {
-		vouched, err := a.r.Vouches(ctx, a.admin)
-		if err != nil {
-			return noSession{}, Login{}, err
+	vouched, err := a.vouched(ctx)
+	if err != nil {
+		return noSession{}, Login{}, err
+	}
+	if vouched {
+		record, err := a.record(ctx, account.User)
+		if err == nil {
+			err = record.bars(a.here(account), none)
 		}
-		if vouched {
-			record, err := a.record(ctx, account.User)
-			if err == nil {
-				err = record.bars(a.here(account), none)
-			}
-			return noSession{}, Login{}, err
-		}
+		return noSession{}, Login{}, err
 	}
 	return noSession{}, Login{}, rotators.Permanent(fmt.Errorf("the admin %s does not act for %s, because this secret does not prove that it may: no password it has held logs in as that user; set that user's password by hand to one this secret holds, drop the user if it is a leftover, or name this secret in the tag rekey:admin-for of the admin's secret (%v)", a.admin, a.here(account), none))
 }

@@ -125,6 +125,7 @@ type attempt struct {
 
 	session Session            // the admin's, while there is one
 	records map[string]reading // by user, of that session
+	word    *bool              // whether the admin's owner vouches; nil: not asked yet
 }
 
 // begin returns an attempt that knows the limits, and nothing yet of the values.

@@ -42,29 +42,31 @@ func (u *unproved) leave(why string) {
 // the login that the server accepted.
 //
 // A password that the server is known not to have is not tried, because the server may
-// count failed logins, those of applications among them. Only the current password is tried
-// without a look: so whoever can write a secret does not try passwords uncounted.
+// count failed logins, those of applications among them.
 func (a *attempt) enter(ctx context.Context, account Login) (Session, Login, error) {
 	none := &unproved{}
 	for rung, err := range a.ladder(ctx, account, none) {
 		if err != nil {
 			return nil, Login{}, err
 		}
-		// What keeps the admin from looking shows when it is to make the change.
-		first := none.refusal == nil && rung.Password.Equal(a.current.Password)
-		if !first {
-			record, _ := a.record(ctx, account.User)
-			if has, known := record.has(rung.Password); known && !has {
-				continue
+		var record Record
+		if none.refusal != nil || a.session != nil {
+			if record, err = a.glance(ctx, account.User); err != nil {
+				return nil, Login{}, err
 			}
+		}
+		if has, known := record.has(rung.Password); known && !has {
+			continue
 		}
 		session, err := a.open(ctx, rung)
 		if !rotators.IsRefused(err) {
 			return session, rung, err
 		}
 		none.refusal = err
-		record, _ := a.record(ctx, account.User)
-		if err := record.bars(rung, err); err != nil {
+		if record, err = a.glance(ctx, account.User); err == nil {
+			err = record.bars(rung, none.refusal)
+		}
+		if err != nil {
 			return nil, Login{}, err
 		}
 	}
@@ -141,13 +143,25 @@ func (a *attempt) ladder(ctx context.Context, account Login, none *unproved) ite
 				return
 			}
 		}
+		before := func() bool {
+			for _, value := range []rotators.Secret{a.r.Current, previous} {
+				if rung, ok := retired(value); ok && !yield(rung, nil) {
+					return false
+				}
+			}
+			return true
+		}
+		// Where there is a grace, the previous password has been replaced when it is over,
+		// and by a rotation within it.
+		replaced := a.r.Settings.Grace > 0 && a.strategy == alternatingUsers
+		if replaced && !before() {
+			return
+		}
 		if rung, ok := fresh(previous); ok && !yield(rung, nil) {
 			return
 		}
-		for _, value := range []rotators.Secret{a.r.Current, previous} {
-			if rung, ok := retired(value); ok && !yield(rung, nil) {
-				return
-			}
+		if !replaced && !before() {
+			return
 		}
 		if rung, ok := fresh(a.r.Pending); ok && !yield(rung, nil) {
 			return

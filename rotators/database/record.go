@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -72,6 +73,32 @@ func (a *attempt) record(ctx context.Context, user string) (Record, error) {
 		a.records[user] = read
 	}
 	return read.record, read.err
+}
+
+// glance is record before anything has proved the secret to be the rightful one: without
+// the word of the admin's owner, the admin is not used then, and the zero Record is all.
+func (a *attempt) glance(ctx context.Context, user string) (Record, error) {
+	if a.session == nil {
+		if vouched, err := a.vouched(ctx); err != nil || !vouched {
+			return Record{}, err
+		}
+	}
+	return a.record(ctx, user)
+}
+
+// vouched reports whether the admin's owner vouches for this secret.
+func (a *attempt) vouched(ctx context.Context) (bool, error) {
+	if a.admin == "" || a.r.Vouches == nil || strings.HasPrefix(a.admin, iamPrefix) {
+		return false, nil
+	}
+	if a.word == nil {
+		vouched, err := a.r.Vouches(ctx, a.admin)
+		if err != nil {
+			return false, err
+		}
+		a.word = &vouched
+	}
+	return *a.word, nil
 }
 
 // reading is a Record, or why there is none.

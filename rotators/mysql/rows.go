@@ -45,6 +45,11 @@ func (r row) has(p rotators.Secret) bool {
 		slices.ContainsFunc(r.mixed, func(w way) bool { return verifies(w.Plugin, w.Hash, p.Reveal()) })
 }
 
+// hasAll reports whether the account has all of some passwords, of which there are some.
+func (r row) hasAll(passwords []rotators.Secret) bool {
+	return len(passwords) > 0 && !slices.ContainsFunc(passwords, func(p rotators.Secret) bool { return !r.has(p) })
+}
+
 // byOthers are methods of logging in that no stored password decides about, or that only
 // the server's own socket does.
 var byOthers = []string{"unix_socket", "auth_socket", "gssapi", "pam", "named_pipe", "mysql_no_login", "AWSAuthenticationPlugin", "authentication_pam", "authentication_ldap_sasl",

@@ -128,7 +128,7 @@ func explainAnswer(err error, pg pgconn.PgError, l database.Login, where string)
 	because := func(format string, args ...any) error { return explain(err, format, args...) }
 	switch pg.Code {
 	case invalidPassword:
-		return rotators.Refused(because("%s refuses this password for user %q", where, l.User))
+		return rotators.Refused(because("%s refuses this password for user %q, or the user has expired: the server says the same of both", where, l.User))
 	case protocolViolation:
 		// PgBouncer sends no other code, also with what the server said. It says the first
 		// itself by SCRAM, the second by MD5, and the third of a user in no list.
