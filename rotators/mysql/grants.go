@@ -235,6 +235,9 @@ func (g grants) grant(to account) (statements []string) {
 		if on == roles {
 			for _, p := range privileges {
 				role, admin := strings.CutPrefix(p, adminOption)
+				if !admin && g[on][adminOption+p] {
+					continue // MySQL takes the option away if the role is granted again without
+				}
 				sql := "GRANT " + role + " TO " + to.sql()
 				if admin {
 					sql += " WITH ADMIN OPTION"

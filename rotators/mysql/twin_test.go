@@ -238,11 +238,15 @@ func TestTwinRefused(t *testing.T) {
 		before := query(t, "SELECT @@GLOBAL.sql_mode")
 		exec(t, "SET GLOBAL sql_mode = 'ANSI_QUOTES'")
 		t.Cleanup(func() { exec(t, "SET GLOBAL sql_mode = "+quoteText(before)) })
-		pending, err := alternate(t, admin, newBase(t, "refuses", "rg"), none)
+		// Where a role is active, MySQL 9.7 forgets such a right, the base's too.
+		base := newUser(t, "rg", "the first password")
+		t.Cleanup(func() { exec(t, "DROP USER IF EXISTS rg_clone") })
+		exec(t, "GRANT EXECUTE ON PROCEDURE refuses.sell TO rg", "GRANT INSERT ON refuses.sold TO rg")
+		pending, err := alternate(t, admin, base, none)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := buys(t, "refuses", pending); err != nil {
+		if err := secure.Run(t.Context(), "rg_clone", password(t, pending), "CALL refuses.sell(1)"); err != nil {
 			t.Error(err)
 		}
 	})
