@@ -77,7 +77,7 @@ func (e *Engine) Retire(ctx context.Context, store Store, id, version string) er
 // platform kills the process: by a second, or by a tenth of what there is.
 const margin = time.Second
 
-var errOutOfTime = errors.New("the step ran out of time; if the function's timeout cannot be longer, look for what it waits for")
+var errOutOfTime = errors.New("the step ran out of time; what it waits for is named here: for AWS itself, a function in a VPC needs an endpoint or NAT and an open port 443, and a longer timeout does not help; for anything else raise the function's timeout, or look for what is slow")
 
 func withMargin(ctx context.Context, now time.Time) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()

@@ -19,11 +19,11 @@ const (
 
 // New returns the rotator for an engine.
 //
-// The value it rotates is a JSON object or a URL with the fields host, username,
+// The value it rotates is a JSON object or a connection string with the fields host, username,
 // password and, if they are not the engine's defaults, port and dbname. In place
 // of a host, dbInstanceIdentifier or dbClusterIdentifier may name a database of
 // RDS. The connection uses TLS with a verified certificate unless the field ssl
-// is false (in a URL: sslmode=disable).
+// is false (in a connection string: sslmode=disable).
 func New(e Engine) rotators.Rotator { return &rotator{e} }
 
 type rotator struct{ Engine }

@@ -219,7 +219,7 @@ func explainChange(ctx context.Context, err error, l database.Login) error {
 			}
 			return rotators.Permanent(because("the server is set up not to make this change; it said: %s", my.message))
 		case deniedAccess, deniedNoPassword, deniedDatabase, deniedTable, deniedColumn, deniedPrivilege, deniedRoutine, deniedGrant:
-			return rotators.Permanent(because("user %q may not make this change: an admin needs CREATE USER and SELECT on mysql.*, and to make the second of two alternating users what the first has WITH GRANT OPTION, its roles WITH ADMIN OPTION and, for a default role, UPDATE on mysql.* (on MySQL: ROLE_ADMIN); a user with two passwords of its own needs APPLICATION_PASSWORD_ADMIN on MySQL, CREATE USER on MariaDB, or an admin in rekey:admin; the server said: %s", l.User, my.message))
+			return rotators.Permanent(because("user %q may not make this change: an admin needs CREATE USER and SELECT on mysql.*, and to make the second of two alternating users what the first has WITH GRANT OPTION, its roles WITH ADMIN OPTION (on MySQL ROLE_ADMIN will do) and, for a default role on MariaDB, UPDATE on mysql.*; a user with two passwords of its own needs APPLICATION_PASSWORD_ADMIN on MySQL, CREATE USER on MariaDB, or an admin in rekey:admin; the server said: %s", l.User, my.message))
 		case weakPassword:
 			return rotators.Permanent(because("the server's password policy does not take the new password: say in rekey:password how passwords must be, or have an admin rotate; it said: %s", my.message))
 		case passwordHistory:

@@ -18,6 +18,7 @@ const (
 	everything  = "ALL PRIVILEGES"
 	grantOption = "GRANT OPTION" // for a role: key "ADMIN OPTION FOR role"
 	adminOption = "ADMIN OPTION FOR "
+	passOn      = "GRANT OPTION FOR " // of MySQL's dynamic privileges each has its own
 	everywhere  = "*.*"
 	roles       = ""
 )
@@ -25,7 +26,12 @@ const (
 // grants reads an account's grants. The text that is read holds hashes: it goes
 // into no error.
 func (s *session) grants(ctx context.Context, a account) (grants, error) {
-	rows, err := s.query(ctx, "SHOW GRANTS FOR "+a.sql(), 1)
+	return s.grantsOf(ctx, a.sql())
+}
+
+// grantsOf reads the grants of an account or role that is named in SQL.
+func (s *session) grantsOf(ctx context.Context, a string) (grants, error) {
+	rows, err := s.query(ctx, "SHOW GRANTS FOR "+a, 1)
 	if err != nil {
 		return nil, explainChange(ctx, err, s.login)
 	}
@@ -36,10 +42,20 @@ func (s *session) grants(ctx context.Context, a account) (grants, error) {
 	return g, nil
 }
 
-// read adds one line of SHOW GRANTS. What is no grant it passes over: a default
-// role, and privileges that MySQL takes back in one database (REVOKE), which makes
-// an account look as if it may do more.
+// read adds one line of SHOW GRANTS. What is no grant and no restriction it passes over: a
+// default role.
 func (g grants) read(line string) {
+	if line, ok := strings.CutPrefix(line, "REVOKE "); ok {
+		what, _, _ := cut(line, " FROM ")
+		if list, on, ok := cut(what, " ON "); ok {
+			for list != "" {
+				var privilege string
+				privilege, list, _ = cut(list, ",")
+				g.add(restriction+on, strings.TrimSpace(privilege))
+			}
+		}
+		return
+	}
 	line, ok := strings.CutPrefix(line, "GRANT ")
 	if !ok {
 		return
@@ -50,12 +66,18 @@ func (g grants) read(line string) {
 	if !isPrivilege {
 		on = roles
 	}
+	allDynamic := isPrivilege
 	for list != "" {
 		var privilege string
 		privilege, list, _ = cut(list, ",")
 		privilege, list = strings.TrimSpace(privilege), strings.TrimSpace(list)
 		if isPrivilege {
 			g.add(on, privilege)
+			if !isDynamic(privilege) {
+				allDynamic = false
+			} else if strings.Contains(with, grantOption) {
+				g.add(on, passOn+privilege)
+			}
 		} else {
 			g[on] = set(g[on], privilege)
 			if strings.Contains(with, "ADMIN OPTION") {
@@ -63,7 +85,7 @@ func (g grants) read(line string) {
 			}
 		}
 	}
-	if isPrivilege && strings.Contains(with, grantOption) {
+	if isPrivilege && !allDynamic && strings.Contains(with, grantOption) {
 		g[on] = set(g[on], grantOption)
 	}
 }
@@ -125,13 +147,40 @@ func (g grants) allows(on, privilege string) bool {
 	if g[on][privilege] {
 		return true
 	}
-	if on == roles {
+	if on == roles || isRestriction(on) || strings.HasPrefix(privilege, passOn) {
 		return false
 	}
 	if privilege != grantOption && privilege != "PROXY" && g[on][everything] {
 		return true
 	}
 	return on != everywhere && !isAccount(on) && g.allows(everywhere, privilege)
+}
+
+// restriction starts what a restriction stands on. It sorts behind *.*, as it must be made
+// after what it restricts.
+const restriction = "-"
+
+func isRestriction(on string) bool { return strings.HasPrefix(on, restriction) }
+
+// isDynamic reports whether a privilege is one of those that MySQL's parts register at run
+// time. They alone have underscores in their names.
+func isDynamic(privilege string) bool {
+	return strings.Contains(privilege, "_") && !strings.Contains(privilege, "`")
+}
+
+// widen has what is to be taken away be taken in the way MySQL can: it takes the right to
+// pass on one role or one dynamic privilege only with that itself, which is then granted again.
+func (g grants) widen() {
+	for on, privileges := range g {
+		for p := range maps.Clone(privileges) {
+			for _, option := range []string{adminOption, passOn} {
+				if whole, ok := strings.CutPrefix(p, option); ok {
+					delete(privileges, p)
+					g[on][whole] = true
+				}
+			}
+		}
+	}
 }
 
 // isAccount tells whether a privilege on this is one to be the proxy of an account.
@@ -171,7 +220,7 @@ func (g grants) missing(other grants) grants {
 	missing := grants{}
 	for on, privileges := range other {
 		for p := range privileges {
-			if !g[on][p] && !(p != grantOption && on != roles && g[on][everything]) {
+			if !g[on][p] && !(p != grantOption && !strings.HasPrefix(p, passOn) && on != roles && g[on][everything]) {
 				missing[on] = set(missing[on], p)
 			}
 		}
@@ -186,12 +235,36 @@ func (g grants) grant(to account) (statements []string) {
 		if on == roles {
 			for _, p := range privileges {
 				role, admin := strings.CutPrefix(p, adminOption)
+				if !admin && g[on][adminOption+p] {
+					continue // MySQL takes the option away if the role is granted again without
+				}
 				sql := "GRANT " + role + " TO " + to.sql()
 				if admin {
 					sql += " WITH ADMIN OPTION"
 				}
 				statements = append(statements, sql)
 			}
+			continue
+		}
+		if isRestriction(on) {
+			statements = append(statements, "REVOKE "+strings.Join(privileges, ", ")+" ON "+on[len(restriction):]+" FROM "+to.sql())
+			continue
+		}
+		for _, p := range privileges {
+			if privilege, ok := strings.CutPrefix(p, passOn); ok {
+				statements = append(statements, "GRANT "+privilege+" ON "+on+" TO "+to.sql()+" WITH "+grantOption)
+			}
+		}
+		// With GRANT OPTION in one statement, every dynamic privilege in it could be passed on.
+		dynamic := slices.DeleteFunc(slices.Clone(privileges), func(p string) bool {
+			return !isDynamic(p) || strings.HasPrefix(p, passOn) || slices.Contains(privileges, passOn+p)
+		})
+		if len(dynamic) > 0 {
+			statements = append(statements, "GRANT "+strings.Join(dynamic, ", ")+" ON "+on+" TO "+to.sql())
+		}
+		had := len(privileges)
+		privileges = slices.DeleteFunc(privileges, isDynamic)
+		if had > 0 && len(privileges) == 0 {
 			continue
 		}
 		with := ""
@@ -210,6 +283,10 @@ func (g grants) grant(to account) (statements []string) {
 func (g grants) revoke(from account) (statements []string) {
 	for _, on := range slices.Sorted(maps.Keys(g)) {
 		for _, p := range slices.Sorted(maps.Keys(g[on])) {
+			if isRestriction(on) {
+				statements = append(statements, "GRANT "+p+" ON "+on[len(restriction):]+" TO "+from.sql())
+				continue
+			}
 			sql := "REVOKE " + p
 			if on != roles {
 				sql += " ON " + on

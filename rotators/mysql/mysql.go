@@ -39,10 +39,11 @@
 //
 // # Alternating users
 //
-// On MySQL the first of two alternating users is a role of the second, by default
-// active. MariaDB cannot grant a user, so there the second gets the first one's
-// rights, roles, limits and TLS requirements one by one, and loses what the first
-// has lost. A new one is locked until it has them all.
+// The second of two alternating users gets the first one's rights, roles, limits and TLS
+// requirements one by one, and loses what the first has lost. A new one is locked until it
+// has them all. A first user that may create routines which the second could not call is
+// refused. The first as a role of the second would do neither: SET ROLE takes the other
+// roles away, and roles that the first has off are on.
 package mysql
 
 import (

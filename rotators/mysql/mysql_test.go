@@ -523,3 +523,36 @@ func TestReadOnly(t *testing.T) {
 		t.Errorf("not ErrReadOnly: %v", err)
 	}
 }
+
+// TestRotateConnectionStrings rotates the forms in which Java's drivers and frameworks have
+// a credential.
+func TestRotateConnectionStrings(t *testing.T) {
+	for i, form := range []string{
+		"jdbc:mysql://localhost:%[1]d/?user=%[2]s&password=the+first%%20password&useUnicode=true",
+		"jdbc:mysql://%[2]s:the+first+password@localhost:%[1]d/",
+		"jdbc:mariadb://localhost:%[1]d/?user=%[2]s&password=the first password",
+		`{"spring.datasource.url":"jdbc:mysql:\/\/localhost:%[1]d/","username":"%[2]s","password":"the first password"}`,
+		`{"DATABASE_URL":"mysql://%[2]s:the%%20first%%20password@localhost:%[1]d/","SENTRY_DSN":"https://key:x@example.com/1"}`,
+	} {
+		name := fmt.Sprintf("stringy_%d", i)
+		newUser(t, name, "the first password")
+		current := rotators.NewSecret(fmt.Sprintf(form, secure.Port, name))
+		r := rotators.Rotation{Current: current}
+		var err error
+		if r.Pending, err = New(awsConfig, nil).Create(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if err := New(awsConfig, nil).Set(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if err := New(awsConfig, nil).Test(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if accepts(t, current) {
+			t.Errorf("%s: the old password works", form)
+		}
+		if again, err := r.Pending.Replace("password", rotators.NewSecret("x")); err != nil || len(again.Reveal()) != len(r.Pending.Reveal())-31 {
+			t.Errorf("%s: %v", form, err)
+		}
+	}
+}

@@ -168,11 +168,8 @@ func TestTwinRefused(t *testing.T) {
 	admin := newShop(t, "refuses")
 	poor := newAdmin(t, "poor_admin")
 	none := rotators.Secret{}
-	powerful := want{text: "has powers that 'rd'@'%' has not: REVOKE PROCESS ON \\*.\\* FROM `rd_clone`@`%`; REVOKE RELOAD", permanent: true}
-	if mariaDB {
-		// It may have them from rekey, so they are taken from it. This admin has none to take.
-		powerful.text = `"poor_admin" may not make this change`
-	}
+	// It may have them from rekey, so they are taken from it. This admin has none to take.
+	powerful := want{text: `"poor_admin" may not make this change`, permanent: true}
 	for _, c := range []struct {
 		name     string
 		user     string
@@ -205,13 +202,14 @@ func TestTwinRefused(t *testing.T) {
 	}
 
 	t.Run("a right that the admin cannot give", func(t *testing.T) {
-		if !mariaDB {
-			return // the base is granted whole: TestConformanceAlternating
-		}
 		base := newBase(t, "refuses", "given")
 		_, err := alternate(t, poor, base, none)
 		want{text: `"poor_admin" may not make this change: .*WITH GRANT OPTION`, permanent: true}.check(t, err, "the first password")
-		if got := query(t, "SELECT JSON_VALUE(Priv, '$.account_locked') FROM mysql.global_priv WHERE User = 'given_clone'"); got != "1" && got != "true" {
+		locked := "SELECT JSON_VALUE(Priv, '$.account_locked') FROM mysql.global_priv WHERE User = 'given_clone'"
+		if !mariaDB {
+			locked = "SELECT account_locked FROM mysql.user WHERE User = 'given_clone'"
+		}
+		if got := query(t, locked); got != "1" && got != "true" && got != "Y" {
 			t.Errorf("a twin that lacks rights is not locked (%q)", got)
 		}
 		// Another attempt has another password, and no word of the one before.
@@ -229,9 +227,6 @@ func TestTwinRefused(t *testing.T) {
 	})
 
 	t.Run("a right on what is gone", func(t *testing.T) {
-		if !mariaDB {
-			return // the base is granted whole
-		}
 		base := newUser(t, "rf", "the first password")
 		t.Cleanup(func() { exec(t, "DROP USER IF EXISTS rf_clone") })
 		exec(t, "CREATE TABLE refuses.gone (id int)", "GRANT SELECT ON refuses.gone TO rf", "DROP TABLE refuses.gone")
@@ -239,21 +234,19 @@ func TestTwinRefused(t *testing.T) {
 		want{text: "right on what is no longer there, .*REVOKE it; the server said: .*refuses.gone", permanent: true}.check(t, err)
 	})
 
-	t.Run("a right that MySQL loses", func(t *testing.T) {
-		if mariaDB {
-			return
-		}
+	t.Run("a right on a routine where names are quoted otherwise", func(t *testing.T) {
 		before := query(t, "SELECT @@GLOBAL.sql_mode")
 		exec(t, "SET GLOBAL sql_mode = 'ANSI_QUOTES'")
 		t.Cleanup(func() { exec(t, "SET GLOBAL sql_mode = "+quoteText(before)) })
-		_, err := alternate(t, admin, newBase(t, "refuses", "rg"), none)
-		want{text: "'rg'@'%' has rights on single routines, which MySQL does not let .* ANSI_QUOTES", permanent: true}.check(t, err)
-		exec(t, "REVOKE EXECUTE ON PROCEDURE refuses.sell FROM rg", "GRANT EXECUTE ON refuses.* TO rg")
-		pending, err := alternate(t, admin, value("rg", "the first password"), none)
+		// Where a role is active, MySQL 9.7 forgets such a right, the base's too.
+		base := newUser(t, "rg", "the first password")
+		t.Cleanup(func() { exec(t, "DROP USER IF EXISTS rg_clone") })
+		exec(t, "GRANT EXECUTE ON PROCEDURE refuses.sell TO rg", "GRANT INSERT ON refuses.sold TO rg")
+		pending, err := alternate(t, admin, base, none)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := buys(t, "refuses", pending); err != nil {
+		if err := secure.Run(t.Context(), "rg_clone", password(t, pending), "CALL refuses.sell(1)"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -263,6 +256,178 @@ func TestTwinRefused(t *testing.T) {
 		_, err := alternate(t, admin, newUser(t, name, "the first password"), none)
 		want{text: fmt.Sprintf("is %d (bytes|characters) long, and MySQL .*no user name longer than %d", longest()+1, longest()), permanent: true}.check(t, err)
 	})
+}
+
+// TestTwinHasItsBasesRoles has applications that switch roles on: a twin can do so as its
+// base can, has none on that its base has off, and may pass on what its base may.
+func TestTwinHasItsBasesRoles(t *testing.T) {
+	admin := newShop(t, "roles")
+	base := newUser(t, "rolling", "the first password")
+	exec(t, "CREATE ROLE roles_danger", "GRANT DROP ON roles.* TO roles_danger", "GRANT SELECT ON roles.goods TO rolling",
+		"GRANT roles_danger TO rolling", "GRANT roles_clerk TO rolling WITH ADMIN OPTION", "CREATE TABLE roles.victim (id int)")
+	if mariaDB {
+		exec(t, "GRANT roles_danger TO roles_admin WITH ADMIN OPTION")
+	}
+	t.Cleanup(func() { exec(t, "DROP ROLE roles_danger", "DROP USER IF EXISTS rolling_clone") })
+	var current, previous rotators.Secret = base, rotators.Secret{}
+	for range 3 {
+		next, err := alternate(t, admin, current, previous)
+		if err != nil {
+			t.Fatal(err)
+		}
+		current, previous = next, current
+		user, err := current.Field("username")
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := func(sql ...string) error { return secure.Run(t.Context(), user.Reveal(), password(t, current), sql...) }
+		if run("DROP TABLE roles.victim") == nil {
+			t.Fatalf("%s has a role on that its base has off", user.Reveal())
+		}
+		for _, sql := range [][]string{
+			{"SELECT * FROM roles.goods"}, {"SET ROLE roles_clerk", "SELECT * FROM roles.sold"},
+			{"CREATE TABLE IF NOT EXISTS roles.other (id int)"}, {"SET ROLE roles_danger", "DROP TABLE roles.other"},
+			{"GRANT roles_clerk TO roles_front", "REVOKE roles_clerk FROM roles_front"},
+		} {
+			if strings.HasPrefix(sql[0], "CREATE") {
+				exec(t, sql[0])
+				continue
+			}
+			if err := run(sql...); err != nil {
+				t.Errorf("%s: %s: %v", user.Reveal(), strings.Join(sql, "; "), err)
+			}
+		}
+	}
+	// What the base may no longer pass on, and what is on without SET ROLE, follows.
+	b := account{"rolling", "%"}.sql()
+	exec(t, "REVOKE roles_clerk FROM rolling", "GRANT roles_clerk TO rolling", "GRANT roles_auditor TO rolling")
+	if mariaDB {
+		exec(t, "SET DEFAULT ROLE roles_auditor FOR "+b)
+	} else {
+		exec(t, "SET DEFAULT ROLE roles_auditor, roles_clerk TO "+b)
+	}
+	next, err := alternate(t, admin, current, previous) // to rolling
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err = alternate(t, admin, next, current) // to rolling_clone
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := secure.Run(t.Context(), "rolling_clone", password(t, next), "GRANT roles_clerk TO roles_front"); err == nil {
+		t.Error("the twin may pass on a role that the base may not pass on")
+	}
+	if err := secure.Run(t.Context(), "rolling_clone", password(t, next), "SELECT * FROM roles.sold"); (err == nil) == mariaDB {
+		t.Errorf("the default roles are not the base's: %v", err)
+	}
+}
+
+// TestWhatATwinCreates has the routines of alternating users stay usable: where the server
+// would give the rights to them to one of the two users only, the base is refused.
+func TestWhatATwinCreates(t *testing.T) {
+	admin := newShop(t, "makes")
+	exec(t, "GRANT ALL ON makes.* TO makes_admin WITH GRANT OPTION")
+	base := newUser(t, "maker", "the first password")
+	t.Cleanup(func() { exec(t, "DROP USER IF EXISTS maker_clone", "DROP ROLE makes_builder") })
+	exec(t, "CREATE ROLE makes_builder", "GRANT CREATE ROUTINE ON makes.* TO makes_builder", "GRANT SELECT, CREATE VIEW, SHOW VIEW, CREATE, DROP ON makes.* TO maker")
+	if mariaDB {
+		exec(t, "GRANT makes_builder TO makes_admin WITH ADMIN OPTION")
+	}
+	refused := want{text: "'maker'@'%' may create routines on `makes`\\.\\*, and not call and alter all of them, .*GRANT EXECUTE, ALTER ROUTINE ON `makes`\\.\\*", permanent: true}
+	for _, setUp := range [][2]string{
+		{"GRANT CREATE ROUTINE ON makes.* TO maker", "REVOKE CREATE ROUTINE ON makes.* FROM maker"},
+		{"GRANT CREATE ROUTINE, EXECUTE ON makes.* TO maker", "REVOKE CREATE ROUTINE, EXECUTE ON makes.* FROM maker"},
+		{"GRANT makes_builder TO maker", "REVOKE makes_builder FROM maker"},
+	} {
+		exec(t, setUp[0])
+		_, err := alternate(t, admin, base, rotators.Secret{})
+		refused.check(t, err, "the first password")
+		if query(t, "SELECT User FROM mysql.user WHERE User = 'maker_clone'") != "" {
+			t.Fatal("a twin was made")
+		}
+		exec(t, setUp[1])
+	}
+
+	exec(t, "GRANT CREATE ROUTINE, EXECUTE, ALTER ROUTINE ON makes.* TO maker")
+	var current, previous rotators.Secret = base, rotators.Secret{}
+	for i := range 4 {
+		next, err := alternate(t, admin, current, previous)
+		if err != nil {
+			t.Fatal(err)
+		}
+		current, previous = next, current
+		user, err := current.Field("username")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range i {
+			// What the other one of the two has created before.
+			for _, sql := range []string{fmt.Sprintf("CALL makes.p%d()", n), fmt.Sprintf("SELECT * FROM makes.v%d", n), fmt.Sprintf("ALTER PROCEDURE makes.p%d COMMENT 'x'", n)} {
+				if err := secure.Run(t.Context(), user.Reveal(), password(t, current), sql); err != nil {
+					t.Errorf("%s: %s: %v", user.Reveal(), sql, err)
+				}
+			}
+		}
+		if err := secure.Run(t.Context(), user.Reveal(), password(t, current), fmt.Sprintf("CREATE PROCEDURE makes.p%d() SELECT 1", i), fmt.Sprintf("CREATE VIEW makes.v%d AS SELECT id FROM makes.goods", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTwinHasItsBasesGlobalPrivileges has what MySQL alone has copied: privileges that can be
+// passed on one by one, and databases in which global ones do not hold.
+func TestTwinHasItsBasesGlobalPrivileges(t *testing.T) {
+	if mariaDB {
+		return // it has neither: TestTwinKeepsUp
+	}
+	admin := newShop(t, "globals")
+	exec(t, "GRANT ALL ON *.* TO globals_admin WITH GRANT OPTION", "SET GLOBAL partial_revokes = ON")
+	base := newUser(t, "global", "the first password")
+	t.Cleanup(func() { exec(t, "DROP USER IF EXISTS global, global_clone", "SET GLOBAL partial_revokes = OFF") })
+	exec(t, "GRANT SELECT, PROCESS ON *.* TO global WITH GRANT OPTION", "GRANT BACKUP_ADMIN, XA_RECOVER_ADMIN ON *.* TO global", "GRANT CONNECTION_ADMIN ON *.* TO global WITH GRANT OPTION",
+		"REVOKE SELECT ON globals.* FROM global", "GRANT SELECT (id) ON globals.goods TO global")
+	same := func(when string) {
+		t.Helper()
+		clone := strings.ReplaceAll(query(t, "SHOW GRANTS FOR global_clone"), "global_clone", "global")
+		if of := query(t, "SHOW GRANTS FOR global"); of != clone {
+			t.Errorf("%s the base has\n%s\nand the twin\n%s", when, of, clone)
+		}
+	}
+	first, err := alternate(t, admin, base, rotators.Secret{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("at first")
+	exec(t, "GRANT SELECT ON globals.* TO global", "REVOKE SELECT ON mysql.* FROM global", "REVOKE CONNECTION_ADMIN, XA_RECOVER_ADMIN ON *.* FROM global", "GRANT CONNECTION_ADMIN ON *.* TO global")
+	back, err := alternate(t, admin, first, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := alternate(t, admin, back, first); err != nil {
+		t.Fatal(err)
+	}
+	same("after changes")
+}
+
+// TestTwinOfAnEarlierVersion has a twin that has its rights by its base as a role, as rekey
+// gave them before: it gets them itself, and the role goes.
+func TestTwinOfAnEarlierVersion(t *testing.T) {
+	if mariaDB {
+		return // there they were always copied
+	}
+	admin := newShop(t, "early")
+	base := newBase(t, "early", "early_bird")
+	exec(t, "CREATE USER early_bird_clone IDENTIFIED BY 'before' REQUIRE SSL", "GRANT early_bird TO early_bird_clone", "SET DEFAULT ROLE early_bird TO early_bird_clone", "GRANT PROXY ON early_front TO early_bird_clone")
+	pending, err := alternate(t, admin, base, value("early_bird_clone", "before"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := buys(t, "early", pending); err != nil {
+		t.Error(err)
+	}
+	if shown := query(t, "SHOW GRANTS FOR early_bird_clone"); strings.Contains(shown, "`early_bird`") {
+		t.Errorf("the twin still has its base as a role:\n%s", shown)
+	}
 }
 
 // TestDroppedTwin gives rights to a twin that somebody has dropped at that moment: it
@@ -288,11 +453,7 @@ func TestTwinIsLockedWhileItLacksARight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if mariaDB {
-		exec(t, "REVOKE EXECUTE ON PROCEDURE locks.sell FROM locking_clone", "REVOKE EXECUTE ON locks.* FROM locks_admin")
-	} else {
-		exec(t, "REVOKE locking FROM locking_clone", "REVOKE ROLE_ADMIN ON *.* FROM locks_admin")
-	}
+	exec(t, "REVOKE EXECUTE ON PROCEDURE locks.sell FROM locking_clone", "REVOKE EXECUTE ON locks.* FROM locks_admin")
 	again := rotators.Rotation{Current: base, Pending: pending, Settings: rotators.Settings{Admin: "the-admin"},
 		Lookup: func(context.Context, string) (rotators.Secret, error) { return admin, nil }}
 	err = New(awsConfig, nil).Set(t.Context(), again)
@@ -300,11 +461,7 @@ func TestTwinIsLockedWhileItLacksARight(t *testing.T) {
 	if accepts(t, pending) {
 		t.Error("a twin that lacks a right logs in")
 	}
-	if mariaDB {
-		exec(t, "GRANT EXECUTE ON locks.* TO locks_admin WITH GRANT OPTION")
-	} else {
-		exec(t, "GRANT ROLE_ADMIN ON *.* TO locks_admin")
-	}
+	exec(t, "GRANT EXECUTE ON locks.* TO locks_admin WITH GRANT OPTION")
 	if err := New(awsConfig, nil).Set(t.Context(), again); err != nil {
 		t.Fatal(err)
 	}

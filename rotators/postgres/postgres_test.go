@@ -50,6 +50,20 @@ func TestRotate(t *testing.T) {
 				u := url.URL{Scheme: "postgres", User: url.UserPassword(c.user, c.password), Host: fmt.Sprintf("localhost:%d", secure.Port), Path: "/postgres"}
 				return rotators.NewSecret(u.String())
 			},
+			"URL in a field": func(t *testing.T) rotators.Secret {
+				newUser(t, secure, c.user, c.password)
+				u := url.URL{Scheme: "PostgreSQL+asyncpg", User: url.UserPassword(c.user, c.password), Host: fmt.Sprintf("localhost:%d", secure.Port), Path: "/postgres"}
+				return rotators.NewSecret(fmt.Sprintf(`{"SECRET_KEY_BASE":"x", "DATABASE_URL" : %q}`, u.String()))
+			},
+			"JDBC": func(t *testing.T) rotators.Secret {
+				newUser(t, secure, c.user, c.password)
+				return rotators.NewSecret(fmt.Sprintf("jdbc:postgresql://localhost:%d/postgres?user=%s&ssl=true&password=%s", secure.Port, url.QueryEscape(c.user), url.QueryEscape(c.password)))
+			},
+			"libpq": func(t *testing.T) rotators.Secret {
+				newUser(t, secure, c.user, c.password)
+				quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
+				return rotators.NewSecret(fmt.Sprintf("host=localhost port=%d user='%s' password='%s' dbname=postgres", secure.Port, quote(c.user), quote(c.password)))
+			},
 		}
 		for spelling, newValue := range spellings {
 			t.Run(c.name+" "+spelling, func(t *testing.T) {
