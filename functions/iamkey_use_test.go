@@ -843,3 +843,63 @@ func TestAPromotedKeyThatIsOverwritten(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// The user is renamed in the middle of a rotation, and the owner puts UserName in the value
+// right. The attempt is given up, and its key makes room for the next one's: whose key it is,
+// AWS says, whatever name the value has. The older key still ends with its grace.
+func TestAUserThatIsRenamedMidway(t *testing.T) {
+	for _, admin := range []string{"", keyRole} {
+		t.Run("role "+admin, func(t *testing.T) {
+			k := newKeyed(t, "secretsmanager", localaws.IAMDelays{})
+			if admin != "" {
+				k.cloud.AddRole(admin)
+				k.tagged("rekey:admin", admin)
+			}
+			ctx := t.Context()
+			if err := k.create(ctx, http.DefaultTransport, token); err != nil {
+				t.Fatal(err)
+			}
+			k.cloud.RenameUser("arn:aws:iam::000000000000:user/shop/"+keyUser, "renamed")
+			k.giveUp(token)
+			k.store(strings.Replace(k.first, `"UserName":"app"`, `"UserName":"renamed"`, 1))
+			k.pass(time.Hour)
+			k.begin(tokenOf(2))
+			if err := k.rotate(ctx, &rotatortest.Wire{}, tokenOf(2)); err != nil {
+				t.Fatal(err)
+			}
+			k.pass(25 * time.Hour)
+			if err := errors.Join(k.retire(ctx, &rotatortest.Wire{}), k.serves(ctx), k.harm); err != nil {
+				t.Error(err)
+			}
+			out, err := iam.NewFromConfig(k.person).ListAccessKeys(ctx, &iam.ListAccessKeysInput{UserName: aws.String("renamed")})
+			if err != nil || len(out.AccessKeyMetadata) != 1 {
+				t.Errorf("the user has %d keys (%v)", len(out.AccessKeyMetadata), err)
+			}
+		})
+	}
+}
+
+// The token of an attempt is whatever its owner wrote (rotate-secret --client-request-token).
+// The intent holds a hash of it, so a run that dies with such a token leaves an orphaned key
+// that the next one finds, too.
+func TestTokensWithOddCharacters(t *testing.T) {
+	for _, odd := range []string{"release 2026-11-29 of the mailer key", "release#2026-11-29,of-the-mailer-key", "Schl\u00fcssel \u2013 \u9375\u9375\u9375\u9375\u9375\u9375\u9375\u9375\u9375\u9375\u9375\u9375\u9375\u9375"} {
+		t.Run(odd, func(t *testing.T) {
+			k := newKeyed(t, "secretsmanager", localaws.IAMDelays{})
+			ctx := t.Context()
+			k.giveUp(token)
+			k.begin(odd)
+			if err := k.rotate(ctx, &cut{operation: "CreateAccessKey", late: true}, odd); err == nil {
+				t.Fatal("the process did not die")
+			}
+			k.pass(runIsOver)
+			if err := errors.Join(k.rotate(ctx, &rotatortest.Wire{}, odd), k.serves(ctx), k.harm); err != nil {
+				t.Error(err)
+			}
+			k.noIntents()
+			if keys, err := k.keys(ctx); err != nil || len(keys) != 2 {
+				t.Errorf("the keys are %v (%v)", keys, err)
+			}
+		})
+	}
+}

@@ -106,6 +106,22 @@ func (s *Server) AddAccessKey(userARN string) (id, secret string) {
 	panic("localaws: AddAccessKey: there is no user " + userARN)
 }
 
+// RenameUser gives a user, given by its ARN, another name, as UpdateUser does: keys and tags
+// stay. It returns the new ARN, and panics if there is no such user or if the name is taken.
+func (s *Server) RenameUser(userARN, name string) (arn string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.users {
+		if to := (userName{u.account, strings.ToLower(name)}); u.arn() == userARN && s.users[to] == nil {
+			delete(s.users, u.userName)
+			u.userName, u.asNamed = to, name
+			s.users[to] = u
+			return u.arn()
+		}
+	}
+	panic("localaws: RenameUser: there is no user " + userARN + ", or the name is taken")
+}
+
 func (s *Server) iamOperations() map[string]operation {
 	ops := map[string]operation{}
 	for name, f := range map[string]func(call, url.Values) (any, error){

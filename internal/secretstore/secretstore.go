@@ -316,8 +316,14 @@ func (s *Store) unlabelled(ctx context.Context, id string) iter.Seq2[types.Secre
 	}
 }
 
+// maxValue is how many bytes a value of a secret may have.
+const maxValue = 65536
+
 // PutPending implements rotation.Store. The token makes it safe to send twice.
 func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotators.Secret) error {
+	if n := len(value.Reveal()); n > maxValue {
+		return rotators.Permanent(fmt.Errorf("the new value has %d bytes, and a secret holds %d: shorten the value; of a keyring, a shorter grace keeps fewer keys", n, maxValue))
+	}
 	put := &secretsmanager.PutSecretValueInput{
 		SecretId:           &a.ID,
 		ClientRequestToken: &a.Token,

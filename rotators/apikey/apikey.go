@@ -437,6 +437,9 @@ func (x *rotator) mintInPlace(ctx context.Context, a account, r rotators.Rotatio
 			if len(found.refused) > 0 {
 				full = fmt.Errorf("%w; of the older keys that this secret recorded, %s is left alone: it is refused with the secret beside it, so nothing proves that the key was this secret's; find out whose it is, and delete it if nobody uses it", full, strings.Join(found.refused, ", "))
 			}
+			if len(found.others) > 0 {
+				full = fmt.Errorf("%w; of the older keys that this secret recorded, these are left alone: %s", full, strings.Join(found.others, ", "))
+			}
 			return Key{}, full
 		}
 		id := found.live[0]
@@ -463,6 +466,7 @@ func (a account) makeRoom(ctx context.Context, r rotators.Rotation, id string) (
 type olderKeys struct {
 	live    []string // each works with the secret beside its id
 	refused []string // each is refused with the secret beside its id, and is not known to be disabled
+	others  []string // each belongs to somebody else, or whose it is cannot be told
 	revoked bool     // whether a disabled key was revoked
 }
 
@@ -510,7 +514,9 @@ func (a account) older(ctx context.Context, r rotators.Rotation) (found olderKey
 			found.live = append(found.live, id)
 		case rotators.IsRefused(err):
 			found.refused = append(found.refused, id)
-		case !rotators.IsPermanent(err):
+		case rotators.IsPermanent(err):
+			found.others = append(found.others, fmt.Sprintf("%s (%v)", id, err))
+		default:
 			return found, fmt.Errorf("looking for an older key that could make room: %w", err)
 		}
 	}
