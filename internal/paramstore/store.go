@@ -782,21 +782,29 @@ func (s *Store) Order(ctx context.Context, a *rotation.Attempt) error {
 	return s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder())
 }
 
-// Retired implements rotation.Store. The order is taken away before the record is
-// written, so that the two do not need room for a tag each. A crash in between leaves an
-// older record, by which fewer keys count as unused.
+// Retired implements rotation.Store. The record is written before the order is taken away: a
+// crash in between retires once more, which does nothing. Only where there is no room for both
+// tags the order goes first, and a crash in between leaves an older record.
 func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
-	s.tags = nil // as they are now
-	tags, err := s.Tags(ctx)
-	if err != nil {
+	err := s.tag(ctx, rotation.TagRetired, a.Tags.Retire)
+	var full *types.TooManyTagsError
+	if err != nil && !errors.As(err, &full) {
 		return err
+	}
+	s.tags = nil // as they are now
+	tags, tagsErr := s.Tags(ctx)
+	if tagsErr != nil {
+		return tagsErr
 	}
 	if order, _, _ := strings.Cut(tags[rotation.TagRetire], " "); order == a.Tags.Retire {
 		if err := s.untag(ctx, rotation.TagRetire); err != nil {
 			return err
 		}
 	}
-	return s.tag(ctx, rotation.TagRetired, a.Tags.Retire)
+	if err != nil {
+		return s.tag(ctx, rotation.TagRetired, a.Tags.Retire)
+	}
+	return nil
 }
 
 func (s *Store) untag(ctx context.Context, key string) error {

@@ -379,14 +379,19 @@ func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	}
 }
 
-// Retired implements rotation.Store. The order is taken away before the record is
-// written, so that the two do not need room for a tag each. A crash in between leaves an
-// older record, by which fewer keys count as unused.
+// Retired implements rotation.Store. The record is written before the order is taken away: a
+// crash in between retires once more, which does nothing. Only where there is no room for both
+// tags the order goes first, and a crash in between leaves an older record.
 func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
+	err := s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire)
+	var full *types.InvalidParameterException
+	if err != nil && !errors.As(err, &full) {
+		return err
+	}
 	// A rotation may have begun and ended meanwhile, and ordered another retirement.
-	secret, err := s.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &a.ID})
-	if err != nil {
-		return fmt.Errorf("describing the secret: %w", err)
+	secret, describeErr := s.client.DescribeSecret(ctx, &secretsmanager.DescribeSecretInput{SecretId: &a.ID})
+	if describeErr != nil {
+		return fmt.Errorf("describing the secret: %w", describeErr)
 	}
 	for _, tag := range secret.Tags {
 		order, _, _ := strings.Cut(aws.ToString(tag.Value), " ")
@@ -397,7 +402,10 @@ func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
 			return err
 		}
 	}
-	return s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire)
+	if err != nil {
+		return s.tag(ctx, a, rotation.TagRetired, a.Tags.Retire)
+	}
+	return nil
 }
 
 // Fence implements rotation.Fenced. Where there is no room for one more tag, the tag of the

@@ -20,7 +20,7 @@ func (a *attempt) changeByAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer slot.Close(context.WithoutCancel(ctx))
+	defer end(ctx, slot)
 	accept := a.wanted(held)
 	if len(accept) == 0 {
 		return nil
@@ -187,7 +187,7 @@ func (a *attempt) openAdmin(ctx context.Context) (Session, error) {
 // dismiss ends the admin's session, if there is one.
 func (a *attempt) dismiss(ctx context.Context) {
 	if a.session != nil {
-		_ = a.session.Close(context.WithoutCancel(ctx))
+		_ = end(ctx, a.session)
 	}
 	a.session, a.records = nil, nil
 }

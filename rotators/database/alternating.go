@@ -35,7 +35,7 @@ func (a *attempt) changeTwin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_ = base.Close(context.WithoutCancel(ctx))
+	_ = end(ctx, base)
 	session, err := a.openAdmin(ctx)
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (a *attempt) changeTwin(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		defer slot.Close(context.WithoutCancel(ctx))
+		defer end(ctx, slot)
 	}
 	return a.change(ctx, session, slot, held, func() error {
 		return twinner.EnsureTwin(ctx, a.current.User, a.pending.User, a.pending.Password)

@@ -24,7 +24,7 @@ func (a *attempt) change(ctx context.Context, session, slot Session, held Login,
 	if err := do(); err != nil {
 		return fmt.Errorf("changing the password of %s: %w", pending, err)
 	}
-	_ = slot.Close(context.WithoutCancel(ctx))
+	_ = end(ctx, slot)
 	err := a.proveChange(ctx, pending)
 	if err == nil && a.keepsCurrent(held) {
 		if err = a.proveKept(ctx, held); err != nil {
@@ -50,7 +50,7 @@ func (a *attempt) proveChange(ctx context.Context, pending Login) error {
 	if err != nil {
 		return err
 	}
-	defer session.Close(context.WithoutCancel(ctx))
+	defer end(ctx, session)
 	if !a.toTwin() {
 		return nil
 	}
@@ -119,4 +119,20 @@ func (a *attempt) putBack(ctx context.Context, session Session, held Login, said
 		return rotators.Permanent(err)
 	}
 	return err
+}
+
+// hurry is how long each session takes to end once the step has no time left: there may be
+// several of them, and together they must not take the second that the function needs to say
+// why the step failed.
+const hurry = 100 * time.Millisecond
+
+// end ends a session, also if the step has no time left.
+func end(ctx context.Context, s Session) error {
+	over := context.WithoutCancel(ctx)
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		over, cancel = context.WithTimeout(over, hurry)
+		defer cancel()
+	}
+	return s.Close(over)
 }

@@ -89,9 +89,9 @@ func (a *attempt) withdraw(ctx context.Context, old Login) error {
 		}
 		user = session
 	}
-	defer func() { _ = user.Close(context.WithoutCancel(ctx)) }()
+	defer func() { _ = end(ctx, user) }()
 	if old.User == a.current.User {
-		_ = user.Close(context.WithoutCancel(ctx))
+		_ = end(ctx, user)
 	}
 	// Nothing is withdrawn that readers cannot do without.
 	reader, err := a.open(ctx, a.here(a.current))
@@ -104,11 +104,11 @@ func (a *attempt) withdraw(ctx context.Context, old Login) error {
 	if old.User == a.current.User {
 		user = reader
 	} else {
-		_ = reader.Close(context.WithoutCancel(ctx))
+		_ = end(ctx, reader)
 	}
 	by := user
 	if a.admin != "" {
-		_ = user.Close(context.WithoutCancel(ctx))
+		_ = end(ctx, user)
 		if by, err = a.openAdmin(ctx); err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (a *attempt) withdraw(ctx context.Context, old Login) error {
 	}
 	err = a.prove(ctx, pending)
 	if a.admin == "" && isAnswer(err) && !rotators.IsRefused(err) {
-		_ = user.Close(context.WithoutCancel(ctx))
+		_ = end(ctx, user)
 		if err = a.prove(ctx, pending); err != nil {
 			return notRefused(fmt.Errorf("the password of %s was withdrawn, but the current one could not be tried then: %w", old, err))
 		}

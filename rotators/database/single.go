@@ -23,7 +23,7 @@ func (a *attempt) changeOwn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer session.Close(context.WithoutCancel(ctx))
+	defer end(ctx, session)
 	accept := a.wanted(held)
 	if len(accept) == 0 {
 		return nil
@@ -35,7 +35,7 @@ func (a *attempt) changeOwn(ctx context.Context) error {
 		if slot, err = a.open(ctx, held); err != nil {
 			return notRefused(fmt.Errorf("%s let %s in once and not a second time, which proving a new password takes, so nothing was changed: %w", a.Name, held, err))
 		}
-		defer slot.Close(context.WithoutCancel(ctx))
+		defer end(ctx, slot)
 	}
 	return a.change(ctx, session, slot, held, func() error {
 		return session.SetPasswords(ctx, a.pending.User, accept...)
