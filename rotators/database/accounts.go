@@ -31,6 +31,9 @@ func (a *attempt) proved(l Login, session Session) {
 
 // take takes down a proof, and has the admin's session know it, if there is one yet.
 func (a *attempt) take(p proof) {
+	// As the value says, which is how applications log in, and so how Test does: the proof
+	// itself may have been by TLS because the admin's login is.
+	p.login.Plaintext = a.pending.Plaintext
 	a.proofs = append(a.proofs, p)
 	if s, ok := a.session.(Accounts); ok {
 		s.Hold(p.login, p.account)
