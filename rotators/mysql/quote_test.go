@@ -70,7 +70,6 @@ func TestGrants(t *testing.T) {
 	}
 	got := strings.Join(g.grant(account{"twin", "10.%"}), "\n")
 	const want = "GRANT `clerk` TO `twin`@`10.%` WITH ADMIN OPTION\n" +
-		"GRANT `clerk` TO `twin`@`10.%`\n" +
 		"GRANT PROCESS, RELOAD ON *.* TO `twin`@`10.%`\n" +
 		"GRANT EXECUTE ON PROCEDURE `d`.`p` TO `twin`@`10.%`\n" +
 		"GRANT SELECT, UPDATE (`a`), UPDATE (`b ON, c`) ON `d``TO`.`t` TO `twin`@`10.%` WITH GRANT OPTION\n" +
