@@ -90,7 +90,7 @@ func (c *connection) readURL() error {
 	tail, _, _ = strings.Cut(tail, "#")
 	path, query, hasQuery := strings.Cut(tail, "?")
 	c.add("engine", strings.ToLower(scheme), c.at, c.end, nil)
-	if err := c.readAuthority(authority, base, decodePlain); err != nil {
+	if err := c.readAuthority(authority, base, decodePlain, escapeUser); err != nil {
 		return err
 	}
 	dbname, err := decode(strings.TrimPrefix(path, "/"), false)
@@ -128,8 +128,9 @@ func escapeQuery(text string) string {
 	return strings.ReplaceAll(url.QueryEscape(text), "+", "%20")
 }
 
-// readAuthority reads user:password@host:port, which starts at base.
-func (c *connection) readAuthority(authority string, base int, decode func(string) (string, error)) error {
+// readAuthority reads user:password@host:port, which starts at base. decode undoes the
+// escapes that spell makes.
+func (c *connection) readAuthority(authority string, base int, decode, spell func(string) (string, error)) error {
 	host := authority
 	if info, rest, ok := strings.Cut(authority, "@"); ok {
 		host = rest
@@ -142,7 +143,7 @@ func (c *connection) readAuthority(authority string, base int, decode func(strin
 			if err != nil {
 				return err
 			}
-			c.add(part.name, plain, part.start, part.start+len(part.text), escapeUser)
+			c.add(part.name, plain, part.start, part.start+len(part.text), spell)
 		}
 	}
 	port := ""
@@ -215,7 +216,8 @@ func (c *connection) readJDBC() error {
 	form := func(text string) (string, error) { return decode(text, true) }
 	spell := escapeParameter
 	// MariaDB's driver takes URLs of MySQL that have this parameter.
-	if kind == "mariadb" || kind == "mysql" && strings.Contains(rest, "permitMysqlScheme") {
+	ofMariaDB := kind == "mariadb" || kind == "mysql" && strings.Contains(rest, "permitMysqlScheme")
+	if ofMariaDB {
 		form = func(text string) (string, error) { return text, nil }
 		spell = spellMariaDB
 	} else if kind == "mysql" && strings.Contains(rest, "#") {
@@ -226,11 +228,11 @@ func (c *connection) readJDBC() error {
 	switch {
 	case strings.Contains(path, "@"), strings.Count(authority, "@") > 1:
 		return errRawMark
-	case strings.Contains(authority, "@") && kind != "mysql":
+	case strings.Contains(authority, "@") && (kind == "postgresql" || ofMariaDB):
 		return fmt.Errorf("has a user before the host, which the driver of a jdbc:%s: URL does not read: write user and password as parameters", kind)
 	}
 	c.add("engine", kind, c.at, c.end, nil)
-	if err := c.readAuthority(authority, base, form); err != nil {
+	if err := c.readAuthority(authority, base, form, spell); err != nil {
 		return err
 	}
 	dbname, err := form(path)

@@ -14,25 +14,25 @@ import (
 // TestConnectionStrings reads the forms as their drivers do, and replaces the password in
 // them, alone and as a field of an object, with every other byte as it was.
 func TestConnectionStrings(t *testing.T) {
-	const with = `n w'\/@&é`
+	const with = `n w'\/@&é+`
 	for _, c := range []struct {
 		text                                       string
 		engine, host, port, user, password, dbname string
 		ssl                                        string
 		becomes                                    string // "": the text with the old spelling replaced is refused
 	}{
-		{"postgres://App:o%6cd@DB.example:5432/sh%6fp?a=%7e", "postgres", "DB.example", "5432", "App", "old", "shop", "", "postgres://App:n%20w%27%5C%2F%40&%C3%A9@DB.example:5432/sh%6fp?a=%7e"},
-		{"postgresql://db/shop?user=app&password=o%6cd&sslmode=disable", "postgresql", "db", "", "app", "old", "shop", "false", "postgresql://db/shop?user=app&password=n%20w%27%5C%2F%40%26%C3%A9&sslmode=disable"},
-		{"PostgreSQL+asyncpg://app:old@[::1]/shop\n", "postgresql+asyncpg", "::1", "", "app", "old", "shop", "", "PostgreSQL+asyncpg://app:n%20w%27%5C%2F%40&%C3%A9@[::1]/shop\n"},
-		{"redis://:old@cache:6379/0", "redis", "cache", "6379", "", "old", "0", "", "redis://:n%20w%27%5C%2F%40&%C3%A9@cache:6379/0"},
-		{" jdbc:postgresql://db:5432/shop?user=a%40b&password=o+l/d@#1&ssl=true", "postgresql", "db", "5432", "a@b", "o l/d@#1", "shop", "", " jdbc:postgresql://db:5432/shop?user=a%40b&password=n%20w%27%5C%2F%40%26%C3%A9&ssl=true"},
-		{"jdbc:postgresql://db/shop?password=old&user=app&sslmode=disable", "postgresql", "db", "", "app", "old", "shop", "false", "jdbc:postgresql://db/shop?password=n%20w%27%5C%2F%40%26%C3%A9&user=app&sslmode=disable"},
-		{"jdbc:mysql://app:o+l%64@db:3306/shop?sslMode=DISABLED", "mysql", "db", "3306", "app", "o ld", "shop", "false", "jdbc:mysql://app:n%20w%27%5C%2F%40&%C3%A9@db:3306/shop?sslMode=DISABLED"},
-		{"jdbc:mysql://db/shop?User=app&PASSWORD=old&useSSL=false", "mysql", "db", "", "app", "old", "shop", "false", "jdbc:mysql://db/shop?User=app&PASSWORD=n%20w%27%5C%2F%40%26%C3%A9&useSSL=false"},
+		{"postgres://App:o%6cd@DB.example:5432/sh%6fp?a=%7e", "postgres", "DB.example", "5432", "App", "old", "shop", "", "postgres://App:n%20w%27%5C%2F%40&%C3%A9+@DB.example:5432/sh%6fp?a=%7e"},
+		{"postgresql://db/shop?user=app&password=o%6cd&sslmode=disable", "postgresql", "db", "", "app", "old", "shop", "false", "postgresql://db/shop?user=app&password=n%20w%27%5C%2F%40%26%C3%A9%2B&sslmode=disable"},
+		{"PostgreSQL+asyncpg://app:old@[::1]/shop\n", "postgresql+asyncpg", "::1", "", "app", "old", "shop", "", "PostgreSQL+asyncpg://app:n%20w%27%5C%2F%40&%C3%A9+@[::1]/shop\n"},
+		{"redis://:old@cache:6379/0", "redis", "cache", "6379", "", "old", "0", "", "redis://:n%20w%27%5C%2F%40&%C3%A9+@cache:6379/0"},
+		{" jdbc:postgresql://db:5432/shop?user=a%40b&password=o+l/d@#1&ssl=true", "postgresql", "db", "5432", "a@b", "o l/d@#1", "shop", "", " jdbc:postgresql://db:5432/shop?user=a%40b&password=n%20w%27%5C%2F%40%26%C3%A9%2B&ssl=true"},
+		{"jdbc:postgresql://db/shop?password=old&user=app&sslmode=disable", "postgresql", "db", "", "app", "old", "shop", "false", "jdbc:postgresql://db/shop?password=n%20w%27%5C%2F%40%26%C3%A9%2B&user=app&sslmode=disable"},
+		{"jdbc:mysql://app:o+l%64@db:3306/shop?sslMode=DISABLED", "mysql", "db", "3306", "app", "o ld", "shop", "false", "jdbc:mysql://app:n%20w%27%5C%2F%40%26%C3%A9%2B@db:3306/shop?sslMode=DISABLED"},
+		{"jdbc:mysql://db/shop?User=app&PASSWORD=old&useSSL=false", "mysql", "db", "", "app", "old", "shop", "false", "jdbc:mysql://db/shop?User=app&PASSWORD=n%20w%27%5C%2F%40%26%C3%A9%2B&useSSL=false"},
 		{"jdbc:mariadb://db/shop?user=app&password=o%6cd", "mariadb", "db", "", "app", "o%6cd", "shop", "", ""},
 		{"jdbc:mysql://db/shop?permitMysqlScheme&user=app&password=o%6cd", "mysql", "db", "", "app", "o%6cd", "shop", "", ""},
-		{"host=db port=5432 user=app password=old dbname=shop sslmode=require", "postgres", "db", "5432", "app", "old", "shop", "", `host=db port=5432 user=app password='n w\'\\/@&é' dbname=shop sslmode=require`},
-		{` user = 'a\'p'  password='o l\\d'host=db sslmode=disable` + "\n", "postgres", "db", "", "a'p", `o l\d`, "", "false", ` user = 'a\'p'  password='n w\'\\/@&é'host=db sslmode=disable` + "\n"},
+		{"host=db port=5432 user=app password=old dbname=shop sslmode=require", "postgres", "db", "5432", "app", "old", "shop", "", `host=db port=5432 user=app password='n w\'\\/@&é+' dbname=shop sslmode=require`},
+		{` user = 'a\'p'  password='o l\\d'host=db sslmode=disable` + "\n", "postgres", "db", "", "a'p", `o l\d`, "", "false", ` user = 'a\'p'  password='n w\'\\/@&é+'host=db sslmode=disable` + "\n"},
 	} {
 		for _, place := range []struct {
 			name string
@@ -153,6 +153,7 @@ func TestConnectionRefused(t *testing.T) {
 		{"jdbc:postgresql://leak:Sommer2024Zq81kLmNp2@localhost/d", "write user and password as parameters"},
 		{"jdbc:mysql://leak:Sommer/2024Zq81kLmNp2@localhost/d", "%40 %2F"},
 		{"jdbc:mysql://localhost/d?user=leak&password=Sommer#2024Zq81kLmNp2", "%23"},
+		{"jdbc:mysql://leak:Sommer2024Zq81kLmNp2@localhost/d?permitMysqlScheme", "write user and password as parameters"},
 		{"jdbc:mysql://leak:Sommer@localhost/d?password=2024Zq81kLmNp2", "twice"},
 		{"jdbc:mysql://localhost/d?user=leak&password=Sommer&Password=2024Zq81kLmNp2", "twice"},
 		{"jdbc:sqlserver://localhost;user=leak;password=Sommer2024Zq81kLmNp2", "of a kind that rekey does not read"},
