@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -140,6 +141,35 @@ func TestTwoPasswords(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestAccountsThatChangeTogether has an admin change the accounts of a user in one
+// statement, and put them back in one: no account is left behind if rekey dies between two.
+func TestAccountsThatChangeTogether(t *testing.T) {
+	for _, host := range []string{"%", "127.%"} {
+		newAccount(t, account{"together", host}, "the first password")
+	}
+	newAdmin(t, "together_admin")
+	reader := open(t, "together", "the first password")
+	s := open(t, "together_admin", "the admin's password")
+	s.Hold(reader.login, reader.Account())
+	statement := regexp.MustCompile(`ALTER USER .together.@.%. [^\n]*, .together.@.127\.%. |ALTER USER .together.@.127\.%. [^\n]*, .together.@.%. `)
+	changed := func(does string, err error, before string, password string) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := takes(t, "together", "the first password", "another"); !slices.Equal(got, []string{password}) {
+			t.Errorf("%s: the server takes %q", does, got)
+		}
+		if !statement.MatchString(strings.TrimPrefix(secure.Log(), before)) {
+			t.Errorf("%s: there is no statement that changes both accounts", does)
+		}
+	}
+	before := secure.Log()
+	changed("the change", s.SetPasswords(t.Context(), "together", rotators.NewSecret("another")), before, "another")
+	before = secure.Log()
+	changed("putting back", s.PutBack(t.Context(), "together"), before, "the first password")
 }
 
 // TestOwnPasswordsOfMySQL has a user without an admin leave itself one password, of two

@@ -343,24 +343,21 @@ func (s *session) setByAdmin(ctx context.Context, user string, accept []rotators
 		return err
 	}
 	s.remember(user, chosen, accept)
-	if s.isMariaDB() {
-		var each []string
-		for _, r := range chosen {
-			each = append(each, r.sql()+viaHashes(accept))
-		}
-		return explainChange(ctx, s.alter(ctx, each), s.login)
-	}
 	var each [][]string
 	for _, r := range chosen {
-		each = append(each, r.become(accept))
+		if s.isMariaDB() {
+			each = append(each, []string{r.sql() + viaHashes(accept)})
+		} else {
+			each = append(each, r.become(accept))
+		}
 	}
-	return explainChange(ctx, s.alter(ctx, each...), s.login)
+	return explainChange(ctx, s.alter(ctx, each), s.login)
 }
 
 // alter changes accounts, each by its own clauses of ALTER USER one after the other. What
 // stands at the same place in several lists is one statement, which the server makes as a
 // whole: so no account is left behind that the others have gone ahead of.
-func (s *session) alter(ctx context.Context, each ...[]string) error {
+func (s *session) alter(ctx context.Context, each [][]string) error {
 	for i := 0; ; i++ {
 		var clauses []string
 		for _, clause := range each {
@@ -450,7 +447,7 @@ func (s *session) PutBack(ctx context.Context, user string) error {
 	if len(each) == 0 {
 		return database.ErrUnread
 	}
-	return explainChange(ctx, s.alter(ctx, each...), s.login)
+	return explainChange(ctx, s.alter(ctx, each), s.login)
 }
 
 // become lists the clauses of ALTER USER after which an account of MySQL has exactly these
