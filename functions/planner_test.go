@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,7 +248,8 @@ func TestARetirementWhoseTagIsGone(t *testing.T) {
 		{"paused", 4 * time.Hour, false, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := newPlannedAt(t, func() time.Time { return time.Now().Add(-c.ago) })
+			var later atomic.Int64 // by how much the clock was set forward
+			p := newPlannedAt(t, func() time.Time { return time.Now().Add(-c.ago + time.Duration(later.Load())) })
 			client := secretsmanager.NewFromConfig(p.cfg)
 			out, err := client.CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{
 				Name: aws.String("app"), SecretString: aws.String("first"),
@@ -276,6 +278,7 @@ func TestARetirementWhoseTagIsGone(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.byHand {
+				later.Store(int64(time.Minute)) // Secrets Manager tells times to the millisecond
 				if _, err := client.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: out.ARN, SecretString: aws.String("by hand")}); err != nil {
 					t.Fatal(err)
 				}
