@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"cmp"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,6 +15,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/rekeyhq/rekey/internal/bounded"
+	"github.com/rekeyhq/rekey/internal/inbase64"
 	"github.com/rekeyhq/rekey/rotators"
 )
 
@@ -83,9 +83,9 @@ type form struct {
 // mask knows the values of one attempt and hides them in texts.
 type mask struct {
 	forms  []form
-	source int            // of what is learned now
-	known  map[string]int // how deep texts were looked into
-	said   []string       // what the rotated secret's owner wrote into its public fields
+	source int             // of what is learned now
+	known  map[string]int  // how deep texts were looked into
+	said   map[string]bool // what the rotated secret's owner wrote into its public fields
 }
 
 // deepest is how deep values are looked for in values: a URL in a field of an object in a
@@ -144,13 +144,13 @@ func (m *mask) hear(member any) {
 			m.hear(entry)
 		}
 	case string:
+		if m.said == nil {
+			m.said = map[string]bool{}
+		}
 		for _, text := range append(strings.Split(member, ","), member) {
-			if text = strings.TrimSpace(text); len(text) >= shortest && !slices.Contains(m.said, text) {
-				m.said = append(m.said, text)
-				for _, spelled := range []string{strings.ToLower(text), inner(strconv.Quote(text)), bounded.Printable(text)} {
-					if !slices.Contains(m.said, spelled) {
-						m.said = append(m.said, spelled)
-					}
+			if text = strings.TrimSpace(text); len(text) >= shortest {
+				for _, spelled := range []string{text, strings.ToLower(text), inner(strconv.Quote(text)), bounded.Printable(text)} {
+					m.said[spelled] = true
 				}
 			}
 		}
@@ -199,7 +199,9 @@ func (m *mask) addLogin(value rotators.Secret) {
 	}
 	if user, err := value.Field("username"); err == nil {
 		login := []byte(user.Reveal() + ":" + password.Reveal())
-		m.know(base64.RawStdEncoding.EncodeToString(login), base64.RawURLEncoding.EncodeToString(login))
+		for _, encoding := range inbase64.Encodings {
+			m.know(encoding.EncodeToString(login))
+		}
 	}
 }
 
@@ -575,7 +577,7 @@ func (m *mask) around(text string) []string {
 // there or before.
 func (m *mask) saidIn(text string) []int {
 	reach := make([]int, len(text))
-	for _, said := range m.said {
+	for said := range m.said {
 		for from := 0; ; {
 			at := strings.Index(text[from:], said)
 			if at < 0 {
@@ -592,20 +594,15 @@ func (m *mask) saidIn(text string) []int {
 	return reach
 }
 
-// base64Forms returns what of the base64 of any text around this one is sure
-// to stand there: an Authorization header encodes "user:password", in which
-// the password starts at any of three alignments.
+// base64Forms returns the base64 of a text, and what of it stands in that of a longer one:
+// an Authorization header encodes "user:password".
 func base64Forms(text string) (forms []string) {
-	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+	for _, encoding := range inbase64.Encodings {
 		forms = append(forms, encoding.EncodeToString([]byte(text)))
-		for lead := range 3 {
-			encoded := encoding.EncodeToString([]byte(strings.Repeat("\x00", lead) + text))
-			// The first characters also encode the lead, the last may also
-			// encode what follows.
-			core := encoded[(lead*8+5)/6 : (lead+len(text))*8/6]
-			if len(core) >= 6 { // else texts that are no base64 would hold it
-				forms = append(forms, core)
-			}
+	}
+	for _, core := range inbase64.Cores(text) {
+		if len(core) >= 6 { // else texts that are no base64 would hold it
+			forms = append(forms, core)
 		}
 	}
 	return forms

@@ -4,18 +4,20 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"net/url"
+	"slices"
 	"strings"
 
+	"github.com/rekeyhq/rekey/internal/inbase64"
 	"github.com/rekeyhq/rekey/rotators"
 )
 
 // Mentions reports whether a value contains the id of a key: in its text, in the strings of
 // a JSON document, in text that is escaped for URLs, or in base64, one in the other down to
 // four levels. An id of 16 characters or more is found in base64 wherever that stands; a
-// shorter one if the base64 is all of the text, or all of a string of the document. A key is kept for what Mentions finds, so that a chance
-// match costs nothing but a key too many.
+// shorter one if the base64 is all of the text, or all of a string of the document. A key
+// is kept for what Mentions finds, so that a chance match costs nothing but a key too many.
 func Mentions(v rotators.Secret, id string) bool {
-	return id != "" && mentions(v.Reveal(), id, deepest)
+	return id != "" && mentions(v.Reveal(), finder(id), deepest)
 }
 
 // deepest is how many encodings may lie in one another: a manifest of Kubernetes has a
@@ -23,8 +25,8 @@ func Mentions(v rotators.Secret, id string) bool {
 // cost more.
 const deepest = 4
 
-func mentions(text, id string, depth int) bool {
-	if standsIn(text, id) {
+func mentions(text string, found func(string) bool, depth int) bool {
+	if found(text) {
 		return true
 	}
 	if depth == 0 {
@@ -32,10 +34,10 @@ func mentions(text, id string, depth int) bool {
 	}
 	var document any
 	if json.Unmarshal([]byte(text), &document) == nil {
-		return anyString(document, func(s string) bool { return mentions(s, id, depth-1) })
+		return anyString(document, func(s string) bool { return mentions(s, found, depth-1) })
 	}
 	for _, decode := range []func(string) (string, error){url.QueryUnescape, fromBase64(base64.StdEncoding), fromBase64(base64.URLEncoding)} {
-		if decoded, err := decode(text); err == nil && decoded != text && mentions(decoded, id, depth-1) {
+		if decoded, err := decode(text); err == nil && decoded != text && mentions(decoded, found, depth-1) {
 			return true
 		}
 	}
@@ -47,38 +49,29 @@ func mentions(text, id string, depth int) bool {
 // key-1, stand in other ids, such as key-10.
 const long = 16
 
-// standsIn reports whether a text contains an id; a short one not as a part of a longer
-// word.
-func standsIn(text, id string) bool {
+// finder returns a function that reports whether a text contains an id; a short one not as
+// a part of a longer word.
+func finder(id string) func(text string) bool {
 	if len(id) >= long {
-		return strings.Contains(text, id) || inBase64(text, id)
+		forms := append(inbase64.Cores(id), id)
+		return func(text string) bool {
+			return slices.ContainsFunc(forms, func(form string) bool { return strings.Contains(text, form) })
+		}
 	}
 	word := func(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }
-	for from := 0; ; from++ {
-		at := strings.Index(text[from:], id)
-		if at < 0 {
-			return false
-		}
-		from += at
-		end := from + len(id)
-		if (from == 0 || !word(text[from-1])) && (end == len(text) || !word(text[end])) {
-			return true
-		}
-	}
-}
-
-// inBase64 reports whether an id stands in base64 in a text: it may begin at any of the
-// three alignments. The first character and the last also encode what is around the id.
-func inBase64(text, id string) bool {
-	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		for lead := range 3 {
-			encoded := encoding.EncodeToString([]byte(strings.Repeat("\x00", lead) + id))
-			if strings.Contains(text, encoded[(lead*8+5)/6:(lead+len(id))*8/6]) {
+	return func(text string) bool {
+		for from := 0; ; from++ {
+			at := strings.Index(text[from:], id)
+			if at < 0 {
+				return false
+			}
+			from += at
+			end := from + len(id)
+			if (from == 0 || !word(text[from-1])) && (end == len(text) || !word(text[end])) {
 				return true
 			}
 		}
 	}
-	return false
 }
 
 // anyString reports whether found is true of a string of a decoded JSON document, the
