@@ -63,7 +63,7 @@ func Read(tags map[string]string) (Schedule, rotation.Tags, error) {
 		return err == nil
 	}
 
-	s := Schedule{Grace: grace(t.Settings)}
+	s := Schedule{Grace: Grace(t.Settings)}
 	read("rotator", func(_ string, present bool) error {
 		if !present {
 			return errors.New("is missing: name a rotator, such as postgres; only a parameter with this tag is rotated")
@@ -177,7 +177,9 @@ func parseEvery(text string) (time.Duration, error) {
 	return every, nil
 }
 
-func grace(settings rotators.Settings) time.Duration {
+// Grace is how long the previous of two passwords stays valid, as the settings say;
+// negative if they do not.
+func Grace(settings rotators.Settings) time.Duration {
 	if settings.Grace < 0 && settings.Strategy == "overlap" {
 		return defaultGrace
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/rekeyhq/rekey/internal/paramstore"
 	"github.com/rekeyhq/rekey/internal/rotation"
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/apikey"
 )
 
 // Parameter is a parameter that is tagged for rekey.
@@ -47,31 +49,58 @@ func (p *Parameter) Overdue(now time.Time) bool {
 	return now.After(p.Schedule.Deadline(p.Changed))
 }
 
+// resource is what the index of tags has about a secret or parameter.
+type resource struct {
+	arn  string
+	tags map[string]string
+}
+
+// pages finds what has a tag, of some kinds of resources, a hundred a call: one page at a
+// time.
+func pages(ctx context.Context, client *tagging.Client, tag string, kinds ...string) iter.Seq2[[]resource, error] {
+	return func(yield func([]resource, error) bool) {
+		pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
+			ResourceTypeFilters: kinds,
+			ResourcesPerPage:    aws.Int32(100),
+			TagFilters:          []tagtypes.TagFilter{{Key: &tag}},
+		})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(nil, fmt.Errorf("looking for what has the tag %s: %w", tag, err))
+				return
+			}
+			var found []resource
+			for _, r := range page.ResourceTagMappingList {
+				tags := map[string]string{}
+				for _, tag := range r.Tags {
+					tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
+				}
+				found = append(found, resource{aws.ToString(r.ResourceARN), tags})
+			}
+			if !yield(found, nil) {
+				return
+			}
+		}
+	}
+}
+
 // Tagged finds the parameters that are tagged for this stage, a hundred a call.
 // progress is told how many there are so far.
 func Tagged(ctx context.Context, client *tagging.Client, stage string, progress func(int)) ([]Parameter, error) {
 	var found []Parameter
-	pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
-		ResourceTypeFilters: []string{"ssm:parameter"},
-		ResourcesPerPage:    aws.Int32(100),
-		TagFilters:          []tagtypes.TagFilter{{Key: aws.String(rotation.TagPrefix + "rotator")}},
-	})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+	for page, err := range pages(ctx, client, rotation.TagPrefix+"rotator", "ssm:parameter") {
 		if err != nil {
-			return nil, fmt.Errorf("looking for parameters with the tag %srotator: %w", rotation.TagPrefix, err)
+			return nil, err
 		}
-		for _, resource := range page.ResourceTagMappingList {
-			tags := map[string]string{}
-			for _, tag := range resource.Tags {
-				tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
-			}
+		for _, r := range page {
+			tags := r.tags
 			// The index also yields what was tagged once, and is no more.
 			if _, tagged := tags[rotation.TagPrefix+"rotator"]; !tagged || tags[rotation.TagPrefix+"stage"] != stage {
 				continue
 			}
 			p := Parameter{
-				ARN:     aws.ToString(resource.ResourceARN),
+				ARN:     r.arn,
 				Rotator: tags[rotation.TagPrefix+"rotator"],
 				Every:   tags[rotation.TagPrefix+"every"],
 				Window:  tags[rotation.TagPrefix+"window"],
@@ -96,34 +125,20 @@ type Retirement struct {
 // parameter's are reported where Tagged finds them, a secret's by its next rotation.
 func Retirements(ctx context.Context, client *tagging.Client, stage string) ([]Retirement, error) {
 	var found []Retirement
-	pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
-		ResourceTypeFilters: []string{"ssm:parameter", "secretsmanager:secret"},
-		ResourcesPerPage:    aws.Int32(100),
-		TagFilters:          []tagtypes.TagFilter{{Key: aws.String(rotation.TagRetire)}},
-	})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+	for page, err := range pages(ctx, client, rotation.TagRetire, "ssm:parameter", "secretsmanager:secret") {
 		if err != nil {
-			return nil, fmt.Errorf("looking for the tag %s: %w", rotation.TagRetire, err)
+			return nil, err
 		}
-		for _, resource := range page.ResourceTagMappingList {
-			tags := map[string]string{}
-			for _, tag := range resource.Tags {
-				tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
-			}
-			read, err := rotation.ReadTags(tags)
-			if err != nil || read.Retire == "" || tags[rotation.TagPrefix+"stage"] != stage || tags[rotation.TagPrefix+"paused"] == "yes" {
+		for _, r := range page {
+			read, err := rotation.ReadTags(r.tags)
+			if err != nil || read.Retire == "" || r.tags[rotation.TagPrefix+"stage"] != stage || r.tags[rotation.TagPrefix+"paused"] == "yes" {
 				continue
 			}
-			found = append(found, Retirement{ARN: aws.ToString(resource.ResourceARN), Version: read.Retire, At: read.RetireAt})
+			found = append(found, Retirement{ARN: r.arn, Version: read.Retire, At: read.RetireAt})
 		}
 	}
 	return found, nil
 }
-
-// defaultGrace is the grace of two passwords, and of the keys of IAM users, where
-// rekey:grace says nothing.
-const defaultGrace = 24 * time.Hour
 
 // Grace tells, of the tags alone, how long the older of two credentials stays valid;
 // negative if the tags do not say that there are two. A rotator of somebody else's may have a
@@ -132,10 +147,10 @@ func Grace(s rotators.Settings) time.Duration {
 	switch {
 	case s.Strategy == "single-user":
 		return -1
-	case s.Grace < 0 && (s.Strategy == "overlap" || s.Rotator == "iam-key"):
-		return defaultGrace
+	case s.Grace < 0 && s.Rotator == "iam-key":
+		return apikey.DefaultGrace
 	}
-	return s.Grace
+	return due.Grace(s)
 }
 
 // TwoCredentials finds the secrets of this stage that have two live credentials after a
@@ -144,26 +159,16 @@ func Grace(s rotators.Settings) time.Duration {
 func TwoCredentials(ctx context.Context, client *tagging.Client, stage string) ([]string, error) {
 	var found []string
 	for _, key := range []string{"strategy", "grace", "rotator"} {
-		pages := tagging.NewGetResourcesPaginator(client, &tagging.GetResourcesInput{
-			ResourceTypeFilters: []string{"secretsmanager:secret"},
-			ResourcesPerPage:    aws.Int32(100),
-			TagFilters:          []tagtypes.TagFilter{{Key: aws.String(rotation.TagPrefix + key)}},
-		})
-		for pages.HasMorePages() {
-			page, err := pages.NextPage(ctx)
+		for page, err := range pages(ctx, client, rotation.TagPrefix+key, "secretsmanager:secret") {
 			if err != nil {
-				return nil, fmt.Errorf("looking for secrets with the tag %s%s: %w", rotation.TagPrefix, key, err)
+				return nil, err
 			}
-			for _, resource := range page.ResourceTagMappingList {
-				tags := map[string]string{}
-				for _, tag := range resource.Tags {
-					tags[aws.ToString(tag.Key)] = aws.ToString(tag.Value)
-				}
-				read, err := rotation.ReadTags(tags)
-				if err != nil || read.Retire != "" || read.Paused || tags[rotation.TagPrefix+"stage"] != stage || Grace(read.Settings) < 0 {
+			for _, r := range page {
+				read, err := rotation.ReadTags(r.tags)
+				if err != nil || read.Retire != "" || read.Paused || r.tags[rotation.TagPrefix+"stage"] != stage || Grace(read.Settings) < 0 {
 					continue
 				}
-				found = append(found, aws.ToString(resource.ResourceARN))
+				found = append(found, r.arn)
 			}
 		}
 	}
@@ -240,8 +245,8 @@ func (l *Looker) Look(ctx context.Context, parameters []*Parameter) error {
 	for _, p := range left {
 		p.Name = strings.TrimPrefix(p.Name, "/")
 	}
-	// A policy that allows reading by a tag denies what is not there, since that has none,
-	// and with it all that is asked for beside it.
+	// A policy that allows reading by a tag denies a name that is not there, and with that
+	// name the others of the same call.
 	return l.lookAt(ctx, left)
 }
 

@@ -242,18 +242,12 @@ func (s *Store) explain(ctx context.Context, get *secretsmanager.GetSecretValueI
 		return err
 	}
 	key := s.key
-	pages := secretsmanager.NewListSecretVersionIdsPaginator(s.client, &secretsmanager.ListSecretVersionIdsInput{
-		SecretId: get.SecretId, IncludeDeprecated: aws.Bool(true),
-	})
-	for pages.HasMorePages() {
-		page, listErr := pages.NextPage(ctx)
+	for v, listErr := range s.versions(ctx, *get.SecretId, true) {
 		if listErr != nil {
 			break // the secret's key is a good guess
 		}
-		for _, v := range page.Versions {
-			if aws.ToString(v.VersionId) == *get.VersionId && len(v.KmsKeyIds) > 0 {
-				key = v.KmsKeyIds[0]
-			}
+		if aws.ToString(v.VersionId) == *get.VersionId && len(v.KmsKeyIds) > 0 {
+			key = v.KmsKeyIds[0]
 		}
 	}
 	return keys.Explain(ctx, s.Keys, key, err)
@@ -295,11 +289,12 @@ func (s *Store) Leftovers(ctx context.Context, a *rotation.Attempt) iter.Seq2[ro
 	}
 }
 
-// unlabelled lists the versions without a label.
-func (s *Store) unlabelled(ctx context.Context, id string) iter.Seq2[types.SecretVersionsListEntry, error] {
+// versions lists the secret's versions; with unlabelled, also those without a label. It
+// costs a call for each hundred.
+func (s *Store) versions(ctx context.Context, id string, unlabelled bool) iter.Seq2[types.SecretVersionsListEntry, error] {
 	return func(yield func(types.SecretVersionsListEntry, error) bool) {
 		pages := secretsmanager.NewListSecretVersionIdsPaginator(s.client, &secretsmanager.ListSecretVersionIdsInput{
-			SecretId: &id, IncludeDeprecated: aws.Bool(true),
+			SecretId: &id, IncludeDeprecated: aws.Bool(unlabelled),
 		})
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
@@ -308,9 +303,20 @@ func (s *Store) unlabelled(ctx context.Context, id string) iter.Seq2[types.Secre
 				return
 			}
 			for _, v := range page.Versions {
-				if len(v.VersionStages) == 0 && !yield(v, nil) {
+				if !yield(v, nil) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// unlabelled lists the versions without a label.
+func (s *Store) unlabelled(ctx context.Context, id string) iter.Seq2[types.SecretVersionsListEntry, error] {
+	return func(yield func(types.SecretVersionsListEntry, error) bool) {
+		for v, err := range s.versions(ctx, id, true) {
+			if (err != nil || len(v.VersionStages) == 0) && !yield(v, err) {
+				return
 			}
 		}
 	}
@@ -398,7 +404,7 @@ func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
 		if aws.ToString(tag.Key) != rotation.TagRetire || order != a.Tags.Retire {
 			continue
 		}
-		if err := s.Unfence(ctx, a, rotation.TagRetire); err != nil {
+		if err := s.untag(ctx, a, rotation.TagRetire); err != nil {
 			return err
 		}
 	}
@@ -417,7 +423,7 @@ func (s *Store) Fence(ctx context.Context, a *rotation.Attempt, key string, unti
 	if a.Tags.Retired == "" || !errors.As(err, &full) {
 		return err
 	}
-	if err := s.Unfence(ctx, a, rotation.TagRetired); err != nil {
+	if err := s.untag(ctx, a, rotation.TagRetired); err != nil {
 		return err
 	}
 	return s.tag(ctx, a, key, end)
@@ -425,11 +431,7 @@ func (s *Store) Fence(ctx context.Context, a *rotation.Attempt, key string, unti
 
 // Unfence implements rotation.Fenced.
 func (s *Store) Unfence(ctx context.Context, a *rotation.Attempt, keys ...string) error {
-	_, err := s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: keys})
-	if err != nil {
-		return fmt.Errorf("removing the tag %s: %w", strings.Join(keys, ", "), err)
-	}
-	return nil
+	return s.untag(ctx, a, keys...)
 }
 
 // PromotedAt implements rotation.Forgetful. It costs one ListSecretVersionIds, and more for
@@ -438,17 +440,13 @@ func (s *Store) PromotedAt(ctx context.Context, a *rotation.Attempt) (time.Time,
 	if s.rotated.IsZero() {
 		return time.Time{}, nil
 	}
-	pages := secretsmanager.NewListSecretVersionIdsPaginator(s.client, &secretsmanager.ListSecretVersionIdsInput{SecretId: &a.ID})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
+	for v, err := range s.versions(ctx, a.ID, false) {
 		if err != nil {
-			return time.Time{}, fmt.Errorf("listing the secret's versions: %w", err)
+			return time.Time{}, err
 		}
-		for _, v := range page.Versions {
-			// What is newer than the end of the last rotation was stored by a person.
-			if aws.ToString(v.VersionId) == a.Current && v.CreatedDate != nil && !v.CreatedDate.After(s.rotated) {
-				return s.rotated, nil
-			}
+		// What is newer than the end of the last rotation was stored by a person.
+		if aws.ToString(v.VersionId) == a.Current && v.CreatedDate != nil && !v.CreatedDate.After(s.rotated) {
+			return s.rotated, nil
 		}
 	}
 	return time.Time{}, nil
@@ -483,4 +481,12 @@ func labelled(stages map[string][]string, label string) string {
 func isNotFound(err error) bool {
 	var notFound *types.ResourceNotFoundException
 	return errors.As(err, &notFound)
+}
+
+func (s *Store) untag(ctx context.Context, a *rotation.Attempt, keys ...string) error {
+	_, err := s.client.UntagResource(ctx, &secretsmanager.UntagResourceInput{SecretId: &a.ID, TagKeys: keys})
+	if err != nil {
+		return fmt.Errorf("removing the tag %s: %w", strings.Join(keys, ", "), err)
+	}
+	return nil
 }
