@@ -99,7 +99,7 @@ func (c *connector) openNode(ctx context.Context, l database.Login, budget *boun
 	// they are refused. The driver begins with HELLO whatever its options say, and goes on
 	// if a server answers that with an error.
 	if err := n.do(ctx, func() error { return accepted(n.conn.AuthACL(ctx, l.User, l.Password.Reveal())) }); err != nil {
-		_ = n.Close()
+		_ = n.Close(ctx)
 		return nil, explainLogin(ctx, err, l, true)
 	}
 	n.in = true

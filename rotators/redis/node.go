@@ -258,9 +258,14 @@ const maxGoodbye = time.Second
 
 // Close ends the login, and waits until the server has hung up: else the next login could
 // find no connection free where few are allowed (maxclients).
-func (n *node) Close() error {
+// The context's deadline counts if that is sooner.
+func (n *node) Close(ctx context.Context) error {
+	deadline := time.Now().Add(maxGoodbye)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
 	if half, ok := n.wire.Conn.(interface{ CloseWrite() error }); ok && n.in {
-		_ = n.wire.SetDeadline(time.Now().Add(maxGoodbye))
+		_ = n.wire.SetDeadline(deadline)
 		if half.CloseWrite() == nil {
 			_, _ = io.Copy(io.Discard, n.wire)
 		}

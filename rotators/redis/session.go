@@ -136,10 +136,10 @@ func (s *session) complete(ctx context.Context) error {
 }
 
 // Close ends the session.
-func (s *session) Close(context.Context) error {
+func (s *session) Close(ctx context.Context) error {
 	var errs []error
 	for _, n := range s.nodes {
-		errs = append(errs, n.Close())
+		errs = append(errs, n.Close(ctx))
 	}
 	return errors.Join(errs...)
 }
