@@ -101,7 +101,7 @@ func (h *parameterPlanner) Invoke(ctx context.Context, payload []byte) ([]byte, 
 	}
 	t := &tick{parameterPlanner: h, time: event.Time, now: now, look: &inventory.Looker{Client: h.ssm, Reads: h.reads, Writes: h.writes}}
 	err := t.plan(ctx)
-	err = errors.Join(err, t.notTaken)
+	err = errors.Join(err, t.failures)
 	t.report(ctx, err)
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ type tick struct {
 
 	managed, looked, found, queued, misconfigured, paused, overdue, retired, unretired int
 
-	notTaken error // messages that SQS did not take
+	failures error // which stopped nothing else: messages that SQS did not take, say
 
 	oldest time.Duration // for how long the one that is overdue the longest is
 }
@@ -275,7 +275,7 @@ func (t *tick) enqueue(ctx context.Context) error {
 func (t *tick) refused(err error) bool {
 	var some *queue.NotTaken
 	if errors.As(err, &some) {
-		t.notTaken = errors.Join(t.notTaken, err)
+		t.failures = errors.Join(t.failures, err)
 		return false
 	}
 	return err != nil
@@ -346,7 +346,7 @@ func (t *tick) remember(ctx context.Context) error {
 		}
 		version, err := t.forgotten(ctx, id)
 		if err != nil && !rotators.IsPermanent(err) {
-			t.notTaken = errors.Join(t.notTaken, fmt.Errorf("%s: whether the order to retire is gone: %w", id, err))
+			t.failures = errors.Join(t.failures, fmt.Errorf("%s: whether the order to retire is gone: %w", id, err))
 			continue
 		}
 		if version == "" {

@@ -10,9 +10,10 @@ import (
 )
 
 // A connection string is a text that says where a credential is used and holds it: a URL,
-// a JDBC URL, or keywords and values as libpq reads them. Each is read as its own drivers
-// read it, on its bytes, so that what is replaced is what they take for the password.
-// Where drivers differ in what they take for it, the text is refused.
+// a JDBC URL, or keywords and values as libpq reads them. Each form is read as the
+// drivers of that form read it, on its bytes: so the bytes that are replaced are the
+// drivers' password. A text is refused if its drivers disagree about where the password
+// ends.
 
 // errNoConnection says that a text is no connection string at all.
 var errNoConnection = errors.New("no connection string")

@@ -253,8 +253,8 @@ func (s *Store) gone() error {
 	return rotators.Permanent(fmt.Errorf("the parameter was deleted while it was being rotated: the target may accept nothing but what %s holds; read it there if it is still needed, and delete that", s.parameter.Record()))
 }
 
-// denied says why the parameter may not be read. A policy that allows it by its tag
-// denies what has lost the tag, and also what is not there, since that has none.
+// denied says why the parameter may not be read. A policy that allows reading by a
+// tag denies a parameter without the tag: one that lost its tag, and one that is not there.
 func (s *Store) denied(ctx context.Context, denial error) error {
 	s.seen, s.tags = seen{}, nil
 	record := s.parameter.Record()

@@ -276,11 +276,8 @@ func (s *RedisServer) listen(out io.Reader) {
 		}
 		// A server that ends because of its configuration says what is wrong with
 		// which line in the one after that. The keeper is to follow it.
-		if wrong {
-			_ = s.orders.Close()
-		}
-		// One whose port somebody took meanwhile ends after this line.
-		if strings.Contains(lines.Text(), "Failed listening on port") {
+		// A server whose port somebody took meanwhile ends after the other line.
+		if wrong || strings.Contains(lines.Text(), "Failed listening on port") {
 			_ = s.orders.Close()
 		}
 		wrong = strings.HasPrefix(lines.Text(), ">>> ")

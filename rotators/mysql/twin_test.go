@@ -258,6 +258,20 @@ func TestTwinRefused(t *testing.T) {
 	})
 }
 
+// alternateOn rotates to the other of two users, and returns the values there are then and
+// the name of that user.
+func alternateOn(t *testing.T, admin, current, previous rotators.Secret) (_, _, user rotators.Secret) {
+	t.Helper()
+	next, err := alternate(t, admin, current, previous)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user, err = next.Field("username"); err != nil {
+		t.Fatal(err)
+	}
+	return next, current, user
+}
+
 // TestTwinHasItsBasesRoles has applications that switch roles on: a twin can do so as its
 // base can, has none on that its base has off, and may pass on what its base may.
 func TestTwinHasItsBasesRoles(t *testing.T) {
@@ -271,15 +285,8 @@ func TestTwinHasItsBasesRoles(t *testing.T) {
 	t.Cleanup(func() { exec(t, "DROP ROLE roles_danger", "DROP USER IF EXISTS rolling_clone") })
 	var current, previous rotators.Secret = base, rotators.Secret{}
 	for range 3 {
-		next, err := alternate(t, admin, current, previous)
-		if err != nil {
-			t.Fatal(err)
-		}
-		current, previous = next, current
-		user, err := current.Field("username")
-		if err != nil {
-			t.Fatal(err)
-		}
+		var user rotators.Secret
+		current, previous, user = alternateOn(t, admin, current, previous)
 		run := func(sql ...string) error { return secure.Run(t.Context(), user.Reveal(), password(t, current), sql...) }
 		if run("DROP TABLE roles.victim") == nil {
 			t.Fatalf("%s has a role on that its base has off", user.Reveal())
@@ -351,15 +358,8 @@ func TestWhatATwinCreates(t *testing.T) {
 	exec(t, "GRANT CREATE ROUTINE, EXECUTE, ALTER ROUTINE ON makes.* TO maker")
 	var current, previous rotators.Secret = base, rotators.Secret{}
 	for i := range 4 {
-		next, err := alternate(t, admin, current, previous)
-		if err != nil {
-			t.Fatal(err)
-		}
-		current, previous = next, current
-		user, err := current.Field("username")
-		if err != nil {
-			t.Fatal(err)
-		}
+		var user rotators.Secret
+		current, previous, user = alternateOn(t, admin, current, previous)
 		for n := range i {
 			// What the other one of the two has created before.
 			for _, sql := range []string{fmt.Sprintf("CALL makes.p%d()", n), fmt.Sprintf("SELECT * FROM makes.v%d", n), fmt.Sprintf("ALTER PROCEDURE makes.p%d COMMENT 'x'", n)} {

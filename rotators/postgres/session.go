@@ -26,10 +26,10 @@ type session struct {
 	before map[string]string // what the server had stored of users' passwords when Record first read it
 }
 
-// pinned, before a transaction's other statements, has it not heed what others
-// may have set or planted: a time that no change is made in, another role to act as (ALTER ROLE .. SET role, ALTER
-// DATABASE .. SET role), and operators and functions in a schema that is searched
-// before PostgreSQL's own.
+// pinned stands before a transaction's other statements. The transaction then does not heed
+// what others may have set or planted: a statement_timeout too short for any change, another
+// role to act as (ALTER ROLE .. SET role, ALTER DATABASE .. SET role), and operators and
+// functions in a schema that is searched before PostgreSQL's own.
 var pinned = []string{"SET LOCAL statement_timeout TO 0", "SET LOCAL ROLE NONE", "SET LOCAL search_path TO pg_catalog, pg_temp"}
 
 // SetPasswords sets the one password a PostgreSQL user has.
