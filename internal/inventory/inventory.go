@@ -67,7 +67,7 @@ func pages(ctx context.Context, client *tagging.Client, tag string, kinds ...str
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if err != nil {
-				yield(nil, fmt.Errorf("looking for what has the tag %s: %w", tag, err))
+				yield(nil, err)
 				return
 			}
 			var found []resource
@@ -91,7 +91,7 @@ func Tagged(ctx context.Context, client *tagging.Client, stage string, progress 
 	var found []Parameter
 	for page, err := range pages(ctx, client, rotation.TagPrefix+"rotator", "ssm:parameter") {
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("looking for parameters with the tag %srotator: %w", rotation.TagPrefix, err)
 		}
 		for _, r := range page {
 			tags := r.tags
@@ -127,7 +127,7 @@ func Retirements(ctx context.Context, client *tagging.Client, stage string) ([]R
 	var found []Retirement
 	for page, err := range pages(ctx, client, rotation.TagRetire, "ssm:parameter", "secretsmanager:secret") {
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("looking for the tag %s: %w", rotation.TagRetire, err)
 		}
 		for _, r := range page {
 			read, err := rotation.ReadTags(r.tags)
@@ -161,7 +161,7 @@ func TwoCredentials(ctx context.Context, client *tagging.Client, stage string) (
 	for _, key := range []string{"strategy", "grace", "rotator"} {
 		for page, err := range pages(ctx, client, rotation.TagPrefix+key, "secretsmanager:secret") {
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("looking for secrets with the tag %s%s: %w", rotation.TagPrefix, key, err)
 			}
 			for _, r := range page {
 				read, err := rotation.ReadTags(r.tags)
