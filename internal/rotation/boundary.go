@@ -6,13 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html"
 	"net/url"
 	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf16"
 
 	"github.com/rekeyhq/rekey/internal/bounded"
 	"github.com/rekeyhq/rekey/internal/inbase64"
@@ -149,7 +147,7 @@ func (m *mask) hear(member any) {
 		}
 		for _, text := range append(strings.Split(member, ","), member) {
 			if text = strings.TrimSpace(text); len(text) >= shortest {
-				for _, spelled := range []string{text, strings.ToLower(text), inner(strconv.Quote(text)), bounded.Printable(text)} {
+				for _, spelled := range []string{text, strings.ToLower(text), bounded.Printable(text)} {
 					m.said[spelled] = true
 				}
 			}
@@ -397,22 +395,16 @@ func (m *mask) addLeaf(depth int, text string) {
 	}
 }
 
-// add adds a text in the ways in which programs commonly write one.
+// add adds a text, and the spellings of it that decoding escapes does not turn into it: see
+// views.
 func (m *mask) add(text string) {
 	forms := []string{text, hex.EncodeToString([]byte(text)), strings.ToUpper(hex.EncodeToString([]byte(text)))}
 	forms = append(forms, base64Forms(text)...)
 	if strings.ContainsFunc(text, func(c rune) bool { return !strings.ContainsRune(alphanumeric, c) }) {
 		forms = append(forms,
-			inner(strconv.Quote(text)), inner(strconv.QuoteToASCII(text)),
-			strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, `\`, `\\`),
-			bounded.Printable(text), bounded.Lines(text), html.EscapeString(text),
+			strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, " ", "+"),
+			bounded.Printable(text), bounded.Lines(text),
 		)
-		forms = append(forms, jsonForms(text)...)
-		for _, escaped := range []string{url.QueryEscape(text), url.PathEscape(text), strings.TrimPrefix(url.UserPassword("", text).String(), ":")} {
-			forms = append(forms, escaped, lower(escaped, "%", 2))
-			escaped = strings.ReplaceAll(escaped, "+", "%20")
-			forms = append(forms, escaped, lower(escaped, "%", 2))
-		}
 	}
 	m.know(forms...)
 }
@@ -423,59 +415,6 @@ func (m *mask) know(forms ...string) {
 	for _, text := range slices.Compact(forms) {
 		m.forms = append(m.forms, form{text: text, source: m.source})
 	}
-}
-
-// lower has the digits in lower case that follow each mark.
-func lower(text, mark string, digits int) string {
-	parts := strings.Split(text, mark)
-	for i, part := range parts[1:] {
-		n := min(digits, len(part))
-		parts[i+1] = strings.ToLower(part[:n]) + part[n:]
-	}
-	return strings.Join(parts, mark)
-}
-
-// jsonForms are the spellings of a text in a JSON string, and in one within another. What
-// encoders escape besides what they must differs: Go's <, > and &, .NET's also + and ',
-// PHP's the slash, Python's all that is not ASCII; and so do the capitals of the digits.
-func jsonForms(text string) (forms []string) {
-	plain := !strings.ContainsFunc(text, func(c rune) bool { return c > '~' })
-	for i, special := range []string{"", "<>&", "<>&'+`", "<>&'+`\""} {
-		if i > 0 && !strings.ContainsAny(text, special) {
-			continue
-		}
-		for _, ascii := range []bool{false, true} {
-			if ascii && plain {
-				continue
-			}
-			escaped := jsonEscaped(text, special, ascii)
-			for _, form := range []string{escaped, lower(escaped, `\u`, 4)} {
-				forms = append(forms, form, strings.ReplaceAll(form, "/", `\/`))
-			}
-		}
-	}
-	return append(forms, inner(jsonText(inner(jsonText(text, true)), true)), inner(jsonText(inner(jsonText(text, false)), false)))
-}
-
-func jsonEscaped(text, special string, ascii bool) string {
-	var b strings.Builder
-	short := map[rune]string{'"': `\"`, '\\': `\\`, '\b': `\b`, '\f': `\f`, '\n': `\n`, '\r': `\r`, '\t': `\t`}
-	for _, c := range text {
-		switch {
-		case strings.ContainsRune(special, c):
-			fmt.Fprintf(&b, `\u%04X`, c)
-		case short[c] != "":
-			b.WriteString(short[c])
-		case c >= 0x10000 && ascii:
-			high, low := utf16.EncodeRune(c)
-			fmt.Fprintf(&b, `\u%04X\u%04X`, high, low)
-		case c < ' ' || c > '~' && ascii || c == '\u2028' || c == '\u2029':
-			fmt.Fprintf(&b, `\u%04X`, c)
-		default:
-			b.WriteRune(c)
-		}
-	}
-	return b.String()
 }
 
 // hide replaces every known text.
@@ -526,36 +465,39 @@ func (m *mask) around(text string) []string {
 	})
 	forms = slices.CompactFunc(forms, func(a, b form) bool { return a.text == b.text })
 	of := make([]int32, len(text)) // by which value each byte is known; 0: by none
-	said := m.saidIn(text)
+	views := viewsOf(text)
+	said := m.saidIn(views)
 	begins := make([]bool, len(text)+1) // where a known text begins that overlaps none before it
 	for _, f := range forms {
-		if f.text == "" {
-			continue
-		}
-	next:
-		for from := 0; ; {
-			at := strings.Index(text[from:], f.text)
-			if at < 0 {
-				break
-			}
-			at += from
-			from = at + len(f.text)
-			if f.other && said[at] >= from {
+		source := int32(f.source + 1)
+		for _, v := range views {
+			if !v.has(f.text) {
 				continue
 			}
-			source := int32(f.source + 1)
-			for i := at; i < from; i++ {
-				if of[i] != 0 && of[i] != source {
-					for from = i; from < len(text) && of[from] == of[i]; {
-						from++
-					}
-					continue next
+		next:
+			for from := 0; ; {
+				at, end, ok := v.find(f.text, from)
+				if !ok {
+					break
 				}
-			}
-			begins[at] = begins[at] || of[at] == 0
-			for i := at; i < from; i++ {
-				of[i] = source
-				begins[i] = begins[i] && i == at
+				from = end
+				begin, end := v.place(at), v.place(end)
+				if f.other && said[begin] >= end {
+					continue
+				}
+				for i := at; i < from; i++ {
+					if other := of[v.place(i)]; other != 0 && other != source {
+						for from = i; from < len(v.text) && of[v.place(from)] == other; {
+							from++
+						}
+						continue next
+					}
+				}
+				begins[begin] = begins[begin] || of[begin] == 0
+				for i := begin; i < end; i++ {
+					of[i] = source
+					begins[i] = begins[i] && i == begin
+				}
 			}
 		}
 	}
@@ -575,17 +517,18 @@ func (m *mask) around(text string) []string {
 
 // saidIn returns, for each byte of a text, to where a text of the owner's goes that begins
 // there or before.
-func (m *mask) saidIn(text string) []int {
-	reach := make([]int, len(text))
+func (m *mask) saidIn(views []view) []int {
+	reach := make([]int, len(views[0].text)+1)
 	for said := range m.said {
-		for from := 0; ; {
-			at := strings.Index(text[from:], said)
-			if at < 0 {
-				break
+		for _, v := range views {
+			for from := 0; ; {
+				at, end, ok := v.find(said, from)
+				if !ok {
+					break
+				}
+				from = end
+				reach[v.place(at)] = max(reach[v.place(at)], v.place(end))
 			}
-			at += from
-			from = at + len(said)
-			reach[at] = max(reach[at], from)
 		}
 	}
 	for i := 1; i < len(reach); i++ {
@@ -607,19 +550,6 @@ func base64Forms(text string) (forms []string) {
 	}
 	return forms
 }
-
-// jsonText writes text as a JSON string, with the escapes for <, > and & that
-// some encoders add for HTML's sake, or without.
-func jsonText(text string, escapeHTML bool) string {
-	var b strings.Builder
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(escapeHTML)
-	_ = enc.Encode(text) // a string always encodes
-	return strings.TrimSuffix(b.String(), "\n")
-}
-
-// inner takes the quotes off.
-func inner(quoted string) string { return quoted[1 : len(quoted)-1] }
 
 // errNoCurrent is what a secret without a first value gets.
 var errNoCurrent = rotators.Permanent(errors.New("the secret has no current value: store a first, working one"))

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -35,7 +36,11 @@ func (t Tags) present(stored rotators.Secret) (rotators.Secret, error) {
 		if connection != "{" {
 			connection += ","
 		}
-		return rotators.NewSecret(connection + `"password":` + jsonText(stored.Reveal(), false) + "}"), nil
+		password, err := json.Marshal(stored.Reveal())
+		if err != nil {
+			return rotators.Secret{}, fmt.Errorf("writing the password as JSON: %w", err)
+		}
+		return rotators.NewSecret(connection + `"password":` + string(password) + "}"), nil
 	}
 	if t.Connection == Siblings {
 		return rotators.Secret{}, rotators.Permanent(errors.New("the tag rekey:connection is \"siblings\", which only a parameter can have, not a secret: write a URL like postgres://app@db.example.com:5432/shop"))
