@@ -44,13 +44,13 @@ func (a *attempt) changeTwin(ctx context.Context) error {
 	if !ok {
 		return rotators.Permanent(fmt.Errorf("%s has no alternating users: set rekey:strategy to single-user", a.Name))
 	}
-	exists, err := twinner.HasUser(ctx, a.pending.User)
+	found, err := twinner.HasUser(ctx, a.pending.User)
 	if err != nil {
 		return fmt.Errorf("looking for %s: %w", a.here(a.pending), err)
 	}
 	var slot Session = noSession{}
 	var held Login
-	if exists {
+	if found {
 		slot, held, err = a.possess(ctx, a.pending)
 		if errors.Is(err, ErrLocked) && !a.wasFinished(ctx, held) {
 			// A twin that was not finished. There is nothing to put back.
@@ -63,7 +63,7 @@ func (a *attempt) changeTwin(ctx context.Context) error {
 		defer end(ctx, slot)
 	}
 	return a.change(ctx, session, slot, held, func() error {
-		return twinner.EnsureTwin(ctx, a.current.User, a.pending.User, a.pending.Password)
+		return twinner.EnsureTwin(ctx, a.current.User, a.pending.User, found, a.pending.Password)
 	})
 }
 

@@ -19,6 +19,7 @@ package database
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
@@ -97,11 +98,18 @@ type Twinner interface {
 	// the twin may have them from when base had them, they are taken from it. It may
 	// run again, and runs at every rotation to the twin. A failure at any point
 	// leaves no twin that logs in with this password and lacks a right. Its errors
-	// are as those of SetPasswords. The session is an admin's.
-	EnsureTwin(ctx context.Context, base, twin string, password rotators.Secret) error
+	// are as those of SetPasswords. The session is an admin's. Found is what HasUser
+	// answered: a user that was created since then has been proved by nobody, and is
+	// refused by an error that is not permanent.
+	EnsureTwin(ctx context.Context, base, twin string, found bool, password rotators.Secret) error
 	// ProveTwin checks, in a session of the twin, that the twin acts with base's
 	// rights, and gives base what the twin owns in the database of the session.
 	ProveTwin(ctx context.Context, base string) error
+}
+
+// NewUser is EnsureTwin's error for a user that was created after HasUser answered.
+func NewUser(twin string) error {
+	return fmt.Errorf("somebody created the user %q while this rotation was about to, so nothing was changed: rotate again, and if that user is not this secret's, drop or rename it first", twin)
 }
 
 // ErrReadOnly is wrapped by the error of a change that a server did not make

@@ -139,7 +139,7 @@ func (s session) HasUser(ctx context.Context, user string) (bool, error) {
 	return true, err
 }
 
-func (s session) EnsureTwin(ctx context.Context, base, twin string, password rotators.Secret) error {
+func (s session) EnsureTwin(ctx context.Context, base, twin string, _ bool, password rotators.Secret) error {
 	if _, err := s.send(ctx, http.MethodPut, "/right", twin, nil); err != nil {
 		return err
 	}

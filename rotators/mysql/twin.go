@@ -23,7 +23,7 @@ func (s *session) HasUser(ctx context.Context, user string) (bool, error) {
 // EnsureTwin implements database.Twinner. The twin has an account for every account
 // of base that this secret is for. One that is not finished is locked; the last
 // statement sets the password and unlocks it.
-func (s *session) EnsureTwin(ctx context.Context, base, twin string, password rotators.Secret) error {
+func (s *session) EnsureTwin(ctx context.Context, base, twin string, found bool, password rotators.Secret) error {
 	if err := s.takes(twin, password); err != nil {
 		return err
 	}
@@ -50,6 +50,9 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 	twins, err := s.rows(ctx, twin)
 	if err != nil {
 		return err
+	}
+	if len(twins) > 0 && !found {
+		return database.NewUser(twin)
 	}
 	if err := s.owns(ctx, twin, bases, twins, password); err != nil {
 		return err
@@ -93,7 +96,7 @@ func (s *session) owns(ctx context.Context, twin string, bases, twins []row, pas
 			return explainChange(ctx, err, s.login)
 		}
 		hosts := slices.ContainsFunc(bases, func(b row) bool { return b.host == t.host })
-		proved := len(p.passwords) == 0 || !t.settable() && p.account == t.host || slices.ContainsFunc(known, t.has)
+		proved := !t.settable() && p.account == t.host || slices.ContainsFunc(known, t.has)
 		if !hosts || !proved {
 			strange = append(strange, t.account)
 		}

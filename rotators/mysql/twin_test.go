@@ -10,6 +10,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/rekeyhq/rekey/rotators"
+	"github.com/rekeyhq/rekey/rotators/database"
 	"github.com/rekeyhq/rekey/rotators/rotatortest"
 )
 
@@ -521,5 +522,59 @@ func TestHalfBuiltTwin(t *testing.T) {
 			})
 			t.Logf("crashed at %d points", points)
 		})
+	}
+}
+
+// late is an admin's session in whose back somebody creates the twin.
+type late struct {
+	*session
+	create func()
+}
+
+func (l late) HasUser(ctx context.Context, user string) (bool, error) {
+	found, err := l.session.HasUser(ctx, user)
+	l.create()
+	return found, err
+}
+
+// An account of the twin's name that somebody creates between the look and the change was
+// proved by nobody, and keeps its password.
+func TestAnAccountThatCameAfterTheLookIsNoTwin(t *testing.T) {
+	admin := newShop(t, "late")
+	base := newBase(t, "late", "latecomer")
+	e := engine(awsConfig, nil)
+	open, created := e.Open, false
+	e.Open = func(ctx context.Context, l database.Login) (database.Session, error) {
+		opened, err := open(ctx, l)
+		if s, ok := opened.(*session); ok && l.User == "late_admin" {
+			return late{s, func() {
+				if !created {
+					created = true
+					exec(t, "CREATE USER latecomer_clone IDENTIFIED BY 'somebody else''s'")
+				}
+			}}, err
+		}
+		return opened, err
+	}
+	r := rotators.Rotation{Current: base, Settings: rotators.Settings{Admin: "the-admin"},
+		Previous: func(context.Context) (rotators.Secret, error) { return rotators.Secret{}, nil },
+		Lookup:   func(context.Context, string) (rotators.Secret, error) { return admin, nil }}
+	var err error
+	if r.Pending, err = database.New(e).Create(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	err = database.New(e).Set(t.Context(), r)
+	if !created || err == nil || !strings.Contains(err.Error(), "somebody created the user") || rotators.IsPermanent(err) {
+		t.Errorf("created %v, and %v", created, err)
+	}
+	if err := secure.Run(t.Context(), "latecomer_clone", "somebody else's", "SELECT 1"); err != nil {
+		t.Errorf("that account is refused: %v", err)
+	}
+	// The retry asks whose the account is.
+	if err := database.New(e).Set(t.Context(), r); err == nil || strings.Contains(err.Error(), "somebody created the user") {
+		t.Errorf("the retry: %v", err)
+	}
+	if err := secure.Run(t.Context(), "latecomer_clone", "somebody else's", "SELECT 1"); err != nil {
+		t.Errorf("after the retry, that account is refused: %v", err)
 	}
 }

@@ -516,6 +516,51 @@ func TestEnsureTwinIsOneTransaction(t *testing.T) {
 	}
 }
 
+// late is an admin's session in whose back somebody creates the twin.
+type late struct {
+	*session
+	create func()
+}
+
+func (l late) HasUser(ctx context.Context, user string) (bool, error) {
+	found, err := l.session.HasUser(ctx, user)
+	l.create()
+	return found, err
+}
+
+// A user of the twin's name that somebody creates between the look and the change was
+// proved by nobody, and keeps its password.
+func TestAUserThatCameAfterTheLookIsNoTwin(t *testing.T) {
+	p := newPair(t, "latecomer")
+	e := engine(awsConfig, nil)
+	open, created := e.Open, false
+	e.Open = func(ctx context.Context, l database.Login) (database.Session, error) {
+		opened, err := open(ctx, l)
+		if s, ok := opened.(*session); ok && l.User == "admin_of_latecomer" {
+			return late{s, func() {
+				if !created {
+					created = true
+					exec(t, secure, "CREATE ROLE latecomer_clone LOGIN PASSWORD 'somebody else''s'")
+				}
+			}}, err
+		}
+		return opened, err
+	}
+	a := p.attempt(p.value, value(secure, "latecomer_clone", "new"), rotators.Secret{})
+	err := database.New(e).Set(t.Context(), a)
+	want{text: `somebody created the user "latecomer_clone"`}.check(t, err, "new")
+	if !created || !accepts(t, value(secure, "latecomer_clone", "somebody else's")) {
+		t.Errorf("created: %v, and that user is refused", created)
+	}
+	// The retry asks whose the user is.
+	if err := database.New(e).Set(t.Context(), a); err == nil || strings.Contains(err.Error(), "somebody created the user") {
+		t.Errorf("the retry: %v", err)
+	}
+	if !accepts(t, value(secure, "latecomer_clone", "somebody else's")) {
+		t.Error("after the retry, that user is refused")
+	}
+}
+
 // TestIAMAdmin looks at the login an IAM admin makes. No real RDS was asked.
 func TestIAMAdmin(t *testing.T) {
 	cfg := awsConfig

@@ -27,7 +27,7 @@ func (s *session) HasUser(ctx context.Context, user string) (bool, error) {
 }
 
 // EnsureTwin implements database.Twinner. All of it is one transaction.
-func (s *session) EnsureTwin(ctx context.Context, base, twin string, password rotators.Secret) error {
+func (s *session) EnsureTwin(ctx context.Context, base, twin string, found bool, password rotators.Secret) error {
 	verifier, err := newVerifier(password.Reveal())
 	if err != nil {
 		return err
@@ -57,6 +57,9 @@ func (s *session) EnsureTwin(ctx context.Context, base, twin string, password ro
 	}
 	if !is[base].exists {
 		return rotators.Permanent(fmt.Errorf("there is no user %q any more that the twin %q could be made after", base, twin))
+	}
+	if is[twin].exists && !found {
+		return database.NewUser(twin)
 	}
 	if less := is[twin].shed(is[base], t); len(less) > 0 {
 		return rotators.Permanent(fmt.Errorf("the twin %q has rights that %q has not: %s, then rotate again", twin, base, bounded.Text(strings.Join(less, "; "))))
