@@ -54,6 +54,23 @@ func FuzzCut(f *testing.F) {
 	})
 }
 
+// Inside of quotes nothing is cut, and only what ends a quotation ends it: a backslash
+// takes the next character as it is, but in backticks.
+func TestCutHeedsQuotes(t *testing.T) {
+	for _, c := range []struct{ sql, before, after string }{
+		{`'it\'s TO '@'%' TO x`, `'it\'s TO '@'%'`, "x"},
+		{`"a\" TO " TO x`, `"a\" TO "`, "x"},
+		{`'a'' TO ' TO x`, `'a'' TO '`, "x"},
+		{`'a\\' TO x TO y`, `'a\\'`, "x TO y"},
+		{"`a\\` TO x TO y", "`a\\`", "x TO y"},
+		{"UPDATE (`a` TO b) TO x", "UPDATE (`a` TO b)", "x"},
+	} {
+		if before, after, ok := cut(c.sql, " TO "); !ok || before != c.before || after != c.after {
+			t.Errorf("%s is cut into %q and %q", c.sql, before, after)
+		}
+	}
+}
+
 func TestGrants(t *testing.T) {
 	g := grants{}
 	for _, line := range []string{
