@@ -1,11 +1,24 @@
 package apikey
 
 import (
+	"encoding/base64"
 	"strings"
 	"testing"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
+
+// within is a text in base64, that in a document, and so on, so many levels deep.
+func within(text string, levels int) string {
+	for n := range levels {
+		if n%2 == 0 {
+			text = base64.StdEncoding.EncodeToString([]byte(text))
+		} else {
+			text = `["` + text + `"]`
+		}
+	}
+	return text
+}
 
 func TestMentions(t *testing.T) {
 	const short, id = "key-1", "AKIAIOSFODNN7EXAMPLE"
@@ -29,6 +42,16 @@ func TestMentions(t *testing.T) {
 		{id, `{"auth":"Basic QUtJQUlPU0ZPRE5ON0VYQU1QTEU6eA=="}`, true},
 		{id, "Basic QUtJQUlPU0ZPRE5OOEVYQU1QTEU6eA==", false},
 		{"", "key-1", false},
+		{short, `{"\u006bey-1":true}`, true},
+		{short, "key-1A", false},
+		{short, "Zkey-1", false},
+		{short, "key-1_", true},
+		{short, "key-10 or key-1", true},
+		{short, base64.RawURLEncoding.EncodeToString([]byte("\xff\xfe?>,key-1")), true}, // with - and _
+		{short, within("key-1", 4), true},
+		{short, within("key-1", 5), false},
+		{id[:long], "x" + id[:long] + "x", true},
+		{id[:long-1], "x" + id[:long-1] + "x", false},
 	} {
 		if got := Mentions(rotators.NewSecret(c.text), c.id); got != c.found {
 			t.Errorf("%q mentions %q: %t, want %t", c.text, c.id, got, c.found)
