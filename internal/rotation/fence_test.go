@@ -18,7 +18,7 @@ import (
 )
 
 // leapEve is an instant before a leap day: nothing in these tests goes by the machine's clock.
-var leapEve = time.Date(2028, 2, 28, 23, 59, 59, 9e8, time.UTC)
+var leapEve = edge(1)
 
 // fencing is a store in which something happens while a run writes its fence.
 type fencing struct {

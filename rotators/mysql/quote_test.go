@@ -71,6 +71,32 @@ func TestCutHeedsQuotes(t *testing.T) {
 	}
 }
 
+// ALL PRIVILEGES means neither the right to pass privileges on nor that to be a proxy, and what
+// holds everywhere says nothing about proxies, which are accounts.
+func TestWhatAllPrivilegesMean(t *testing.T) {
+	const proxied = "`root`@`localhost`"
+	all := grants{everywhere: {everything: true, grantOption: true}, "`e`.*": {everything: true}}
+	for _, c := range []struct {
+		on, privilege string
+		allowed       bool
+	}{
+		{everywhere, "SELECT", true}, {"`d`.*", "SELECT", true}, {"`d`.`t`", grantOption, true}, {"`e`.*", "SELECT", true},
+		{everywhere, "PROXY", false}, {proxied, "PROXY", false}, {proxied, grantOption, false}, {roles, "`clerk`", false},
+		{everywhere, passOn + "ROLE_ADMIN", false}, {restriction + "`d`.*", "SELECT", false},
+	} {
+		if got := all.allows(c.on, c.privilege); got != c.allowed {
+			t.Errorf("%s on %q: %t", c.privilege, c.on, got)
+		}
+	}
+	if (grants{everywhere: {everything: true}}).allows(everywhere, grantOption) {
+		t.Error("all privileges are the right to pass them on")
+	}
+	missing := all.missing(grants{"`e`.*": {grantOption: true, "SELECT": true}, roles: {"`clerk`": true}})
+	if len(missing["`e`.*"]) != 1 || !missing["`e`.*"][grantOption] || !missing[roles]["`clerk`"] {
+		t.Errorf("missing are %v", missing)
+	}
+}
+
 func TestGrants(t *testing.T) {
 	g := grants{}
 	for _, line := range []string{
