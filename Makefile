@@ -52,7 +52,7 @@ test: tools build lint verify ## run every test; brings what they need
 # The tests that need no server, begun two seconds before a month, a leap day, the day after
 # one, and a year, in UTC.
 CLOCKED := . ./apikey ./database ./generated ./iamkey
-CLOCKED := $(CLOCKED:.%=./rotators%) $(addprefix ./internal/,due inventory localaws paramstore queue rotation secretstore)
+CLOCKED := $(CLOCKED:.%=./rotators%) $(addprefix ./internal/,due localaws paramstore queue rotation secretstore)
 test-clock: ## the tests that need no server, at the edges of days that calendars have
 	@for at in 2030-12-01 2032-02-29 2032-03-01 2031-01-01; do \
 		echo "$$at:"; go run ./internal/tools/clock $${at}T00:00:00Z -skip 'NinetyDays|TestModelOfKeys' $(CLOCKED) || exit 1; done
