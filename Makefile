@@ -17,7 +17,7 @@ STATICCHECK := $(CURDIR)/build/staticcheck
 FETCH := go run ./internal/tools/fetch
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-race test-moto test-template policies test-mysql test-redis sweep lint verify bench demo clean clean-tools tools build-SecretRotator build-ParameterPlanner build-ParameterRotator
+.PHONY: help build package test test-clock test-race test-moto test-template policies test-mysql test-redis sweep lint verify bench demo clean clean-tools tools build-SecretRotator build-ParameterPlanner build-ParameterRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,14 @@ test: tools build lint verify ## run every test; brings what they need
 	bin=$$($(FETCH) postgres-18) && export REKEY_POSTGRES_BIN=$$bin && \
 		go test -count=1 -parallel 8 ./internal/servers ./rotators/postgres && \
 		go test -count=1 -run '^Test(CrashSweep|CrashSweepAlternating|AlternatingUsers|AlternatingUsersInAParameter)$$' ./functions
+
+# The tests that need no server, begun two seconds before a month, a leap day, the day after
+# one, and a year, in UTC.
+CLOCKED := . ./apikey ./database ./generated ./iamkey
+CLOCKED := $(CLOCKED:.%=./rotators%) $(addprefix ./internal/,due localaws paramstore queue rotation secretstore)
+test-clock: ## the tests that need no server, at the edges of days that calendars have
+	@for at in 2030-12-01 2032-02-29 2032-03-01 2031-01-01; do \
+		echo "$$at:"; go run ./internal/tools/clock $${at}T00:00:00Z -skip 'NinetyDays|TestModelOfKeys' $(CLOCKED) || exit 1; done
 
 test-race: tools ## the tests once more under the race detector (needs a C compiler)
 	go test -race ./...

@@ -696,6 +696,31 @@ func TestTwoWorkers(t *testing.T) {
 	}
 }
 
+// A rotation that was promoted and not cleared up is finished though the parameter was paused
+// since, or its tags are wrong: the record holds a password.
+func TestWhatWasPromotedIsClearedUp(t *testing.T) {
+	for tag, value := range map[string]string{"rekey:paused": "yes", "rekey:every": "never"} {
+		var off atomic.Bool
+		p := newParameter(t, asJSON, func(c localaws.Call) localaws.Fault {
+			if c.Operation == "DeleteParameters" && !off.Load() {
+				return localaws.RefuseBefore
+			}
+			return localaws.None
+		})
+		if err := p.deliver(); err == nil {
+			t.Fatal("it was cleared up")
+		}
+		off.Store(true)
+		p.tag(tag, value)
+		if err := p.deliver(); err != nil {
+			t.Errorf("%s: %v", tag, err)
+		}
+		if err := p.rotated(t.Context(), 2); err != nil {
+			t.Errorf("%s: %v", tag, err)
+		}
+	}
+}
+
 // A function that hangs is killed, and the message comes back.
 func TestRedeliveryAfterATimeout(t *testing.T) {
 	for n := 1; n <= 12; n++ {

@@ -219,10 +219,14 @@ func (c *connection) readJDBC() error {
 	// MariaDB's driver takes URLs of MySQL that have this parameter.
 	ofMariaDB := kind == "mariadb" || kind == "mysql" && strings.Contains(rest, "permitMysqlScheme")
 	if ofMariaDB {
-		form = func(text string) (string, error) { return text, nil }
+		form = func(text string) (string, error) { return strings.TrimSpace(text), nil }
 		spell = spellMariaDB
-	} else if kind == "mysql" && strings.Contains(rest, "#") {
-		return errors.New("holds a #, behind which the driver reads nothing: if it belongs to the password, write it as %23")
+	} else if kind == "mysql" {
+		// The driver trims what it reads before it undoes escapes.
+		form = func(text string) (string, error) { return decode(strings.TrimSpace(text), true) }
+		if strings.Contains(rest, "#") {
+			return errors.New("holds a #, behind which the driver reads nothing: if it belongs to the password, write it as %23")
+		}
 	}
 	place, query, hasQuery := strings.Cut(rest, "?")
 	authority, path, _ := strings.Cut(place, "/")
@@ -253,11 +257,8 @@ func (c *connection) readJDBC() error {
 				}
 				return name, plain, spell, nil
 			}
-			if name, err = form(name); err != nil {
-				return "", "", nil, err
-			}
-			// MySQL's driver trims what it reads before it undoes escapes.
-			return strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(plain), spell, nil
+			name, err = form(name)
+			return strings.ToLower(name), plain, spell, err
 		})
 	}
 	if err == nil {

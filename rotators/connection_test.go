@@ -2,6 +2,7 @@ package rotators
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -85,6 +86,44 @@ func TestConnectionStrings(t *testing.T) {
 	}
 }
 
+// TestWhatIsAConnectionString has texts that lack what makes one, and texts that say a thing
+// in the less usual way.
+func TestWhatIsAConnectionString(t *testing.T) {
+	for _, text := range []string{
+		"password=x", "host=db user=app", "host=db\npassword=x", "hots=db password=x", "hots password=x", "PGHOST=db password=x", "",
+	} {
+		if v, err := parseConnection(text); !errors.Is(err, errNoConnection) || len(v.fields) > 0 {
+			t.Errorf("%q is read as %+v (%v)", text, v.fields, err)
+		}
+	}
+	for _, c := range []struct{ text, field, want, problem string }{
+		{"jdbc:postgresql://db/shop?user=a&password=b&ssl=true&sslmode=disable", "ssl", "false", ""},
+		{"jdbc:postgresql://db/shop?user=a&password=b&PORT=5433", "port", "5433", ""},
+		{"jdbc:postgresql://db:1/shop?user=a&password=b&Port=5433", "port", "", "twice"},
+		{"jdbc:postgresql://db/shop?user=a&password=b&dbName=x", "dbname", "", "twice"},
+		{"jdbc:postgresql://db/shop?user=a&password=b&Host=x", "host", "", "twice"},
+		// The driver trims before it undoes escapes, so a space that is escaped is a part.
+		{"jdbc:mysql://db/shop?user=a& password = %20b%20 &x=y", "password", " b ", ""},
+		{"jdbc:mysql://a:%20b @db/shop", "password", " b", ""},
+		{"jdbc:mariadb://db/shop?user=a& password = b", "password", "b", ""},
+	} {
+		got, err := NewSecret(c.text).Field(c.field)
+		if got.Reveal() != c.want || (err == nil) != (c.problem == "") || err != nil && !strings.Contains(err.Error(), c.problem) {
+			t.Errorf("%s: %s is %q (%v), want %q", c.text, c.field, got.Reveal(), err, c.want)
+		}
+	}
+	for text, want := range map[string]string{"": "''", "a": "a", "a b": "'a b'", `a'\`: `'a\'\\'`, "a\nb": "'a\nb'"} {
+		if got, err := spellKeyword(false)(text); err != nil || got != want {
+			t.Errorf("%q is spelled %s (%v), want %s", text, got, err, want)
+		}
+	}
+	for text, ok := range map[string]bool{"a%20b": true, "a&b": false, "a b": false, "a\tb": false, "a\nb": false, "a\rb": false} {
+		if _, err := spellMariaDB(text); (err == nil) != ok {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // escapeAll spells every character by an escape.
 func escapeAll(s string) string {
 	var b strings.Builder
@@ -152,6 +191,7 @@ func TestConnectionRefused(t *testing.T) {
 		{"postgres://leak:a@localhost/d?user=Sommer&password=2024Zq81kLmNp2", "twice"},
 		{"jdbc:postgresql://leak:Sommer2024Zq81kLmNp2@localhost/d", "write user and password as parameters"},
 		{"jdbc:mysql://leak:Sommer/2024Zq81kLmNp2@localhost/d", "%40 %2F"},
+		{"jdbc:mysql://leak:Sommer@2024Zq81kLmNp2@localhost/d", "%40 %2F"},
 		{"jdbc:mysql://localhost/d?user=leak&password=Sommer#2024Zq81kLmNp2", "%23"},
 		{"jdbc:mysql://leak:Sommer2024Zq81kLmNp2@localhost/d?permitMysqlScheme", "write user and password as parameters"},
 		{"jdbc:mysql://leak:Sommer@localhost/d?password=2024Zq81kLmNp2", "twice"},

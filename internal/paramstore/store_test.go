@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -370,6 +371,92 @@ func TestAChangeInsideThePut(t *testing.T) {
 	err := s.Promote(t.Context(), a)
 	if !errors.Is(err, rotation.ErrSuperseded) || !strings.Contains(err.Error(), "version 2") || read(t, client, name) != "second" {
 		t.Errorf("got %v, and readers get %q", err, read(t, client, name))
+	}
+}
+
+// The parameter is deleted in the instant between the look and the write of a promotion,
+// which so makes it anew, without its tags. A person has to know: no retry can tell.
+func TestADeletionInsideThePut(t *testing.T) {
+	var client *ssm.Client
+	var armed, deleting atomic.Bool
+	now := func() time.Time {
+		if deleting.Load() { // long before, because for half a minute AWS may refuse the name
+			return time.Now().Add(-time.Minute)
+		}
+		return time.Now()
+	}
+	_, client = start(t, localaws.Config{Now: now, Fault: func(c localaws.Call) localaws.Fault {
+		if c.Operation == "PutParameter" && armed.CompareAndSwap(true, false) {
+			deleting.Store(true)
+			defer deleting.Store(false)
+			if _, err := client.DeleteParameter(t.Context(), &ssm.DeleteParameterInput{Name: aws.String(name)}); err != nil {
+				t.Error(err)
+			}
+		}
+		return localaws.None
+	}})
+	put(t, client, "first")
+	s, a := begin(t, client, "second")
+	armed.Store(true)
+	err := s.Promote(t.Context(), a)
+	if !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "deleted in the instant of promotion") || !strings.Contains(err.Error(), "without its tags") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// An attempt that is over takes away the records that were stored before its own, whatever
+// their base, and those of older bases, whenever they were stored: each holds a password.
+// What was stored later for a later base is of another attempt. Until then the records are
+// left over, the newest first.
+func TestRecordsOfOtherAttempts(t *testing.T) {
+	var calls atomic.Int64 // each has a time of its own: the API's times are in milliseconds
+	_, client := start(t, localaws.Config{Now: func() time.Time { return time.Now().Add(time.Duration(calls.Add(1)) * time.Millisecond) }})
+	put(t, client, "first")
+	past := described(t, client)
+	put(t, client, "by hand")
+	p := described(t, client)
+	deleted, later := p, p
+	deleted.Base, later.Base = 7, 3 // the first of a parameter of this name that was deleted
+	record := func(p paramstore.Parameter) {
+		t.Helper()
+		_, err := client.PutParameter(t.Context(), &ssm.PutParameterInput{Name: aws.String(p.Record()), Value: aws.String(fmt.Sprint("of base ", p.Base)), Type: types.ParameterTypeSecureString})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	record(deleted)
+	s, a := begin(t, client, "second")
+	record(past) // by a run that came late
+	record(later)
+	var left []string
+	for v, err := range s.Leftovers(t.Context(), a) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, v.Reveal())
+	}
+	if want := []string{"of base 3", "of base 1", "of base 7"}; !slices.Equal(left, want) {
+		t.Errorf("left over are %q, want %q", left, want)
+	}
+	if err := s.Promote(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Discard(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	var records []string
+	pages := ssm.NewGetParametersByPathPaginator(client, &ssm.GetParametersByPathInput{Path: aws.String("/rekey/pending/"), Recursive: aws.Bool(true)})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range page.Parameters {
+			records = append(records, *p.Name)
+		}
+	}
+	if !slices.Equal(records, []string{later.Record()}) {
+		t.Errorf("the records are %q, want %q", records, later.Record())
 	}
 }
 

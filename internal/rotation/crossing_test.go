@@ -261,7 +261,7 @@ func (c *crossing) order() string {
 }
 
 func cross(seed int64, c *crossing) *crossing {
-	c.rng, c.now, c.parked, c.faults = rand.New(rand.NewSource(seed)), time.Date(2020, 2, 28, 23, 59, 0, 0, time.UTC), make(chan *crossingRun), true
+	c.rng, c.now, c.parked, c.faults = rand.New(rand.NewSource(seed)), edge(seed), make(chan *crossingRun), true
 	c.store = memstore.New(crossingValue("app", "by-hand-0"), map[string]string{"rekey:rotator": "crossing", "rekey:grace": c.grace})
 	c.accepts = map[string]map[string]bool{"app": {"by-hand-0": true}}
 	for round := 1; round <= 3; round++ {

@@ -22,7 +22,7 @@ type Engine struct {
 	// are none.
 	Others Others
 	// Password holds for every generated password; an owner's own policy
-	// narrows it further.
+	// narrows it further. Only is the owner's alone.
 	Password rotators.PasswordPolicy
 	// Limits are the operator's, for every rotator.
 	Limits rotators.Limits
@@ -1024,18 +1024,11 @@ func (w *work) pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// narrow puts an owner's password policy on top of the function's.
+// narrow puts an owner's password policy on top of the function's, which has no Only.
 func narrow(function, owner rotators.PasswordPolicy) rotators.PasswordPolicy {
-	p := rotators.PasswordPolicy{
-		Length:  function.Length,
-		Only:    owner.Only,
-		Exclude: function.Exclude + owner.Exclude,
+	owner.Exclude = function.Exclude + owner.Exclude
+	if owner.Length == 0 {
+		owner.Length = function.Length
 	}
-	if owner.Length != 0 {
-		p.Length = owner.Length
-	}
-	if p.Only == "" {
-		p.Only = function.Only
-	}
-	return p
+	return owner
 }

@@ -647,8 +647,18 @@ func (m *model) quiet() {
 	}
 }
 
+// edge is the instant at which the run of a seed begins: a tenth of a second before a month, a
+// leap day, the day after one, or a year begins, so that its first steps are on both sides.
+func edge(seed int64) time.Time {
+	days := []time.Time{
+		time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC), time.Date(2028, 2, 29, 0, 0, 0, 0, time.UTC),
+		time.Date(2028, 3, 1, 0, 0, 0, 0, time.UTC), time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+	return days[seed%int64(len(days))].Add(-100 * time.Millisecond)
+}
+
 func simulate(seed int64, w world) *model {
-	m := &model{world: w, rng: rand.New(rand.NewSource(seed)), now: time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC), parked: make(chan *process), faults: true}
+	m := &model{world: w, rng: rand.New(rand.NewSource(seed)), now: edge(seed), parked: make(chan *process), faults: true}
 	first := m.mint("by hand", true)
 	first.changed = m.now.Add(-time.Hour)
 	m.store = memstore.New(first.value(), map[string]string{"rekey:rotator": "acme", "rekey:grace": w.grace})

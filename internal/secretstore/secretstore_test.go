@@ -23,8 +23,11 @@ import (
 
 const token = "11111111-1111-4111-8111-111111111111"
 
-// start serves AWS and returns the real SDK's client for it.
+// start serves AWS and returns the real SDK's client for it. Each call has a time of its
+// own, because the API's times are in milliseconds.
 func start(t *testing.T, config localaws.Config) (*localaws.Server, *secretsmanager.Client) {
+	var calls atomic.Int64
+	config.Now = func() time.Time { return time.Now().Add(time.Duration(calls.Add(1)) * time.Millisecond) }
 	server := localaws.New(config)
 	t.Cleanup(server.Close)
 	http := httptest.NewServer(server)
@@ -248,6 +251,46 @@ func TestAFailureIsNotNotFound(t *testing.T) {
 			t.Errorf("fault %d: Load says %v", f, err)
 		}
 		fault.Store(0)
+	}
+}
+
+// A label that has moved since Load makes the value that it named an error: no step goes on
+// with a value that readers do not get any more, or that is not pending any more.
+func TestALabelThatHasMovedIsAnError(t *testing.T) {
+	for which, move := range map[rotation.Which]func(*secretsmanager.Client, string) error{
+		rotation.CurrentValue: func(client *secretsmanager.Client, id string) error {
+			_, err := client.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &id, SecretString: aws.String("by hand")})
+			return err
+		},
+		rotation.PendingValue: func(client *secretsmanager.Client, id string) error {
+			_, err := client.UpdateSecretVersionStage(t.Context(), &secretsmanager.UpdateSecretVersionStageInput{
+				SecretId: &id, VersionStage: aws.String("AWSPENDING"), RemoveFromVersionId: aws.String(token),
+			})
+			return err
+		},
+	} {
+		server, client := start(t, localaws.Config{})
+		id := create(t, client, "the first value")
+		if err := server.Reserve(id, token); err != nil {
+			t.Fatal(err)
+		}
+		store := secretstore.New(client, rotators.Secret{})
+		a, err := store.Load(t.Context(), id, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := store.PutPending(t.Context(), a, rotators.NewSecret("the next value")); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := store.Value(t.Context(), a, which); err != nil || v.IsZero() {
+			t.Fatalf("value %d is %q (%v)", which, v.Reveal(), err)
+		}
+		if err := move(client, id); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := store.Value(t.Context(), a, which); err == nil {
+			t.Errorf("value %d is read after its label moved: %q", which, v.Reveal())
+		}
 	}
 }
 

@@ -1,11 +1,20 @@
 package apikey
 
 import (
+	"encoding/base64"
 	"strings"
 	"testing"
 
 	"github.com/rekeyhq/rekey/rotators"
 )
+
+// within is a text in base64 of a document, so many levels deep.
+func within(text string, levels int) string {
+	for range levels {
+		text = base64.StdEncoding.EncodeToString([]byte(`["` + text + `"]`))
+	}
+	return text
+}
 
 func TestMentions(t *testing.T) {
 	const short, id = "key-1", "AKIAIOSFODNN7EXAMPLE"
@@ -37,6 +46,16 @@ func TestMentions(t *testing.T) {
 		{id, "\ufeff" + `{"k":"\u0041KIAIOSFODNN7EXAMPLE"}`, true},
 		{id, "100% %41KIAIOSFODNN7EXAMPLE", true},
 		{"", "key-1", false},
+		{short, `{"\u006bey-1":true}`, true},
+		{short, "key-1A", false},
+		{short, "Zkey-1", false},
+		{short, "key-1_", true},
+		{short, "key-10 or key-1", true},
+		{short, base64.RawURLEncoding.EncodeToString([]byte("\xff\xfe?>,key-1")), true}, // with - and _
+		{short, within("key-1", 4), true},
+		{short, within("key-1", 5), false},
+		{id[:long], "x" + id[:long] + "x", true},
+		{id[:long-1], "x" + id[:long-1] + "x", false},
 	} {
 		if got := Mentions(rotators.NewSecret(c.text), c.id); got != c.found {
 			t.Errorf("%q mentions %q: %t, want %t", c.text, c.id, got, c.found)

@@ -207,6 +207,34 @@ func TestOverlapSet(t *testing.T) {
 	}
 }
 
+// An admin that IAM lets in is no secret, so nothing is asked about its tags: it acts only
+// for a secret that proves itself.
+func TestNobodyVouchesForAnIAMAdmin(t *testing.T) {
+	s := newServer(t)
+	e := s.engine(http.DefaultTransport, true)
+	e.IAMToken = func(context.Context, string, int, string) (rotators.Secret, error) {
+		return rotators.NewSecret("of-root-alone"), nil
+	}
+	value := func(password string) rotators.Secret {
+		return rotators.NewSecret(`{"host":"db.c1.eu-west-1.rds.amazonaws.com","username":"app","password":"` + password + `"}`)
+	}
+	r := rotators.Rotation{
+		Settings: rotators.Settings{Strategy: "single-user", Admin: "iam:root"}, Current: value("number-one"), Pending: value("pending"),
+		Vouches: func(_ context.Context, ref string) (bool, error) {
+			t.Errorf("the tags of %s are asked for", ref)
+			return true, nil
+		},
+	}
+	if err := database.New(e).Set(t.Context(), r); err != nil || s.has("app") != "pending" {
+		t.Errorf("proved: %v, and the server accepts %s", err, s.has("app"))
+	}
+	s.accepts["app"] = []string{"stray"}
+	err := database.New(e).Set(t.Context(), r)
+	if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), "the admin iam:root does not act for") || s.has("app") != "stray" {
+		t.Errorf("not proved: %v, and the server accepts %s", err, s.has("app"))
+	}
+}
+
 func sequence(values ...rotators.Secret) func(context.Context) iter.Seq2[rotators.Secret, error] {
 	return func(context.Context) iter.Seq2[rotators.Secret, error] {
 		return func(yield func(rotators.Secret, error) bool) {

@@ -54,6 +54,49 @@ func FuzzCut(f *testing.F) {
 	})
 }
 
+// Inside of quotes nothing is cut, and only what ends a quotation ends it: a backslash
+// takes the next character as it is, but in backticks.
+func TestCutHeedsQuotes(t *testing.T) {
+	for _, c := range []struct{ sql, before, after string }{
+		{`'it\'s TO '@'%' TO x`, `'it\'s TO '@'%'`, "x"},
+		{`"a\" TO " TO x`, `"a\" TO "`, "x"},
+		{`'a'' TO ' TO x`, `'a'' TO '`, "x"},
+		{`'a\\' TO x TO y`, `'a\\'`, "x TO y"},
+		{"`a\\` TO x TO y", "`a\\`", "x TO y"},
+		{"UPDATE (`a` TO b) TO x", "UPDATE (`a` TO b)", "x"},
+	} {
+		if before, after, ok := cut(c.sql, " TO "); !ok || before != c.before || after != c.after {
+			t.Errorf("%s is cut into %q and %q", c.sql, before, after)
+		}
+	}
+}
+
+// ALL PRIVILEGES means neither the right to pass privileges on nor that to be a proxy, and what
+// holds everywhere says nothing about proxies, which are accounts.
+func TestWhatAllPrivilegesMean(t *testing.T) {
+	const proxied = "`root`@`localhost`"
+	all := grants{everywhere: {everything: true, grantOption: true}, "`e`.*": {everything: true}}
+	for _, c := range []struct {
+		on, privilege string
+		allowed       bool
+	}{
+		{everywhere, "SELECT", true}, {"`d`.*", "SELECT", true}, {"`d`.`t`", grantOption, true}, {"`e`.*", "SELECT", true},
+		{everywhere, "PROXY", false}, {proxied, "PROXY", false}, {proxied, grantOption, false}, {roles, "`clerk`", false},
+		{everywhere, passOn + "ROLE_ADMIN", false}, {restriction + "`d`.*", "SELECT", false},
+	} {
+		if got := all.allows(c.on, c.privilege); got != c.allowed {
+			t.Errorf("%s on %q: %t", c.privilege, c.on, got)
+		}
+	}
+	if (grants{everywhere: {everything: true}}).allows(everywhere, grantOption) {
+		t.Error("all privileges are the right to pass them on")
+	}
+	missing := all.missing(grants{"`e`.*": {grantOption: true, "SELECT": true}, roles: {"`clerk`": true}})
+	if len(missing["`e`.*"]) != 1 || !missing["`e`.*"][grantOption] || !missing[roles]["`clerk`"] {
+		t.Errorf("missing are %v", missing)
+	}
+}
+
 func TestGrants(t *testing.T) {
 	g := grants{}
 	for _, line := range []string{

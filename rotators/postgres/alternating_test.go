@@ -428,6 +428,28 @@ func TestPlantedEncoding(t *testing.T) {
 	}
 }
 
+// TestShed has a twin with rights of its own: those that the base lacks are named, and a base
+// that is a superuser lacks none of them. Memberships count for a superuser too: they go
+// on when the base ceases to be one.
+func TestShed(t *testing.T) {
+	all := role{super: true, createDB: true, createRole: true, bypassRLS: true}
+	for name, c := range map[string]struct {
+		twin, base role
+		want       string
+	}{
+		"none":                            {role{}, role{}, ""},
+		"all of them":                     {all, role{}, "ALTER ROLE t NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"},
+		"as the base":                     {all, all, ""},
+		"one more than the base":          {role{createDB: true, bypassRLS: true}, role{createDB: true}, "ALTER ROLE t NOBYPASSRLS"},
+		"the base may do it as superuser": {role{createDB: true, createRole: true, bypassRLS: true}, role{super: true}, ""},
+		"memberships":                     {role{others: "a, b"}, role{super: true}, "REVOKE a, b FROM t"},
+	} {
+		if got := strings.Join(c.twin.shed(c.base, "t"), "; "); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 // TestAlternatePutBack refuses the new password after the change.
 func TestAlternatePutBack(t *testing.T) {
 	p := newPair(t, "backward")

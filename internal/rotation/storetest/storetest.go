@@ -133,6 +133,22 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 				t.Errorf("%d values are left over, want the one that was never promoted", len(left))
 			}
 		}},
+		{"what is left over comes newest first", func(t *testing.T, ctx context.Context, f Fixture) {
+			for _, v := range []rotators.Secret{next, other, last} {
+				f.Put(v)
+			}
+			var left []string
+			for value, err := range f.Store.Leftovers(ctx, load(t, ctx, f, "")) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				left = append(left, value.Reveal())
+			}
+			// Readers get the last value, and got the one before it.
+			if !slices.Equal(left, []string{next.Reveal(), f.First.Reveal()}) {
+				t.Errorf("left over are %q", left)
+			}
+		}},
 		{"retirement is recorded before promotion and after it is done", func(t *testing.T, ctx context.Context, f Fixture) {
 			token := f.Begin()
 			a := load(t, ctx, f, token)
