@@ -45,9 +45,13 @@ demo: tools-postgres tools-mariadb tools-redis build ## rotate real passwords th
 	@go run ./internal/demo
 
 test: tools build lint verify ## run every test; brings what they need
-	go test ./...
-	@# -count=1, because servers that TestMain starts escape the test cache.
-	bin=$$($(FETCH) postgres-18) && REKEY_POSTGRES_BIN=$$bin go test -count=1 ./internal/servers ./rotators/postgres ./functions
+	@# Parallel tests wait for servers that are slow on purpose, so more run than there are cores.
+	go test -parallel 8 ./...
+	@# A second version of PostgreSQL: all of its rotator, and of the functions what crashes and what
+	@# alternates. -count=1, because servers that TestMain starts escape the test cache.
+	bin=$$($(FETCH) postgres-18) && export REKEY_POSTGRES_BIN=$$bin && \
+		go test -count=1 -parallel 8 ./internal/servers ./rotators/postgres && \
+		go test -count=1 -run '^Test(CrashSweep|CrashSweepAlternating|AlternatingUsers|AlternatingUsersInAParameter)$$' ./functions
 
 test-race: tools ## the tests once more under the race detector (needs a C compiler)
 	go test -race ./...

@@ -1,6 +1,7 @@
 package functions_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
@@ -42,6 +45,18 @@ func TestLabelledVersionThatEscapesTheKey(t *testing.T) {
 		"base64 in JSON": func(id, secret string) string {
 			return quoted(map[string]any{"data": map[string]any{"credentials": []byte("id=" + id + "\nsecret=" + secret)}})
 		},
+		"base64 in lines of 76": func(id, secret string) string {
+			b := base64.StdEncoding.EncodeToString([]byte("# the mailer's, for all of us\n[default]\nkey = " + id + "\nsecret = " + secret))
+			return "data:\n  credentials: |\n    " + b[:76] + "\n    " + b[76:] + "\n"
+		},
+		// What Windows' > writes. It is stored as the secret's binary value.
+		"binary UTF-16": func(id, secret string) string {
+			var b strings.Builder
+			for _, u := range utf16.Encode([]rune("\ufeffkey = " + id + "\r\nsecret = " + secret + "\r\n")) {
+				b.Write([]byte{byte(u), byte(u >> 8)})
+			}
+			return b.String()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newKeyed(t, "secretsmanager", localaws.IAMDelays{})
@@ -50,7 +65,11 @@ func TestLabelledVersionThatEscapesTheKey(t *testing.T) {
 			secret, _, _ := strings.Cut(after, `"`)
 			v := value(idIn(k.first), secret)
 			k.giveUp(token)
-			if _, err := secretsmanager.NewFromConfig(k.person).PutSecretValue(ctx, &secretsmanager.PutSecretValueInput{SecretId: &k.arn, VersionStages: []string{"blue"}, SecretString: &v}); err != nil {
+			put := &secretsmanager.PutSecretValueInput{SecretId: &k.arn, VersionStages: []string{"blue"}, SecretString: &v}
+			if !utf8.ValidString(v) {
+				put.SecretString, put.SecretBinary = nil, []byte(v)
+			}
+			if _, err := secretsmanager.NewFromConfig(k.person).PutSecretValue(ctx, put); err != nil {
 				t.Fatal(err)
 			}
 			k.begin(tokenOf(2))

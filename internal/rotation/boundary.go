@@ -2,10 +2,10 @@ package rotation
 
 import (
 	"cmp"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"index/suffixarray"
 	"net/url"
 	"runtime/debug"
 	"slices"
@@ -13,7 +13,7 @@ import (
 	"strings"
 
 	"github.com/rekeyhq/rekey/internal/bounded"
-	"github.com/rekeyhq/rekey/internal/inbase64"
+	"github.com/rekeyhq/rekey/internal/readings"
 	"github.com/rekeyhq/rekey/rotators"
 )
 
@@ -71,19 +71,19 @@ func IsPanic(err error) bool {
 	return errors.As(err, &p)
 }
 
-// form is a way to write a known text, and the number of the value that the text is of.
+// form is a known text, as some programs spell it, and the number of the value that it is of.
 type form struct {
-	text   string
-	source int
-	other  bool // of another secret than the rotated one
+	text, known string
+	source      int
+	other       bool // of another secret than the rotated one
 }
 
 // mask knows the values of one attempt and hides them in texts.
 type mask struct {
 	forms  []form
-	source int             // of what is learned now
-	known  map[string]int  // how deep texts were looked into
-	said   map[string]bool // what the rotated secret's owner wrote into its public fields
+	source int            // of what is learned now
+	known  map[string]int // how deep texts were looked into
+	own    []string       // what the owner of the rotated secret wrote
 }
 
 // deepest is how deep values are looked for in values: a URL in a field of an object in a
@@ -98,31 +98,15 @@ const hidden = "[redacted]"
 // password is masked whatever its length.
 const shortest = 4
 
-// learn adds a value: the whole of it, the fields of a JSON object or URL, and
-// the ways in which programs commonly write such a text. Fields that say where
-// a credential belongs, such as host, stay readable.
+// learn adds a value of the rotated secret: the whole of it, and the fields of a JSON object
+// or URL. Fields that say where a credential belongs, such as host, stay readable.
 func (m *mask) learn(value rotators.Secret) {
 	m.source++
+	m.wrote(value.Reveal())
 	m.learnTo(deepest, value)
-	var object map[string]any
-	if json.Unmarshal([]byte(value.Reveal()), &object) == nil {
-		for name, member := range object {
-			if rotators.Public(name) {
-				m.hear(member)
-			}
-		}
-		return
-	}
-	for _, name := range []string{"host", "username", "dbname"} { // of a URL
-		if field, err := value.Field(name); err == nil {
-			m.hear(field.Reveal())
-		}
-	}
 }
 
-// learnOther adds the value of another secret. What the owner of the rotated secret wrote
-// may hold it: showing the owner's own text tells the owner nothing, and hiding a part of
-// that text would say which of hundreds of guesses is right.
+// learnOther adds the value of another secret.
 func (m *mask) learnOther(value rotators.Secret) {
 	m.source++
 	other := &mask{source: m.source}
@@ -133,26 +117,34 @@ func (m *mask) learnOther(value rotators.Secret) {
 	}
 }
 
-// hear notes what the rotated secret's owner wrote into a public field, in the spellings in
-// which errors quote it: a text, or a list of texts.
-func (m *mask) hear(member any) {
-	switch member := member.(type) {
-	case []any:
-		for _, entry := range member {
-			m.hear(entry)
-		}
-	case string:
-		if m.said == nil {
-			m.said = map[string]bool{}
-		}
-		for _, text := range append(strings.Split(member, ","), member) {
-			if text = strings.TrimSpace(text); len(text) >= shortest {
-				for _, spelled := range []string{text, strings.ToLower(text), bounded.Printable(text)} {
-					m.said[spelled] = true
-				}
-			}
+// wrote notes a text that the owner of the rotated secret wrote. The owner may guess there at
+// the value of another secret, hundreds of times: showing the owner's own text tells the
+// owner nothing, and hiding a part of that text would say which guess is right.
+func (m *mask) wrote(text string) {
+	if text != "" && !slices.Contains(m.own, text) {
+		m.own = append(m.own, text)
+	}
+}
+
+// How many decodings of a text are looked through: JSON in JSON or in base64 in an error. What
+// the owner wrote may have been decoded twice before it came into the error.
+const (
+	decodings    = 2
+	ownDecodings = decodings + 2
+)
+
+// ownReadings returns what the owner of the rotated secret wrote, in every reading and without
+// capitals, because host names lose them. It is not complete if there are too many readings.
+func (m *mask) ownReadings() (all []string, complete bool) {
+	complete = true
+	for _, text := range m.own {
+		read, whole := readings.Of(text, ownDecodings)
+		complete = complete && whole
+		for _, r := range read {
+			all = append(all, strings.ToLower(r.Text))
 		}
 	}
+	return all, complete
 }
 
 func (m *mask) learnTo(depth int, value rotators.Secret) {
@@ -183,9 +175,9 @@ func (m *mask) learnTo(depth int, value rotators.Secret) {
 	m.addPairs(depth, whole)
 }
 
-// addLogin adds the password of a value whatever its length, and the base64 of it after the
-// user's name, as an Authorization header has it: a short password alone leaves too little
-// in that to be found.
+// addLogin adds the password of a value whatever its length, and the password after the
+// user's name, as an Authorization header has them: a short one alone is not looked for in
+// base64.
 func (m *mask) addLogin(value rotators.Secret) {
 	password, err := value.Field("password")
 	if err != nil || password.IsZero() {
@@ -196,10 +188,7 @@ func (m *mask) addLogin(value rotators.Secret) {
 		m.add(trimmed)
 	}
 	if user, err := value.Field("username"); err == nil {
-		login := []byte(user.Reveal() + ":" + password.Reveal())
-		for _, encoding := range inbase64.Encodings {
-			m.know(encoding.EncodeToString(login))
-		}
+		m.add(user.Reveal() + ":" + password.Reveal())
 	}
 }
 
@@ -395,25 +384,12 @@ func (m *mask) addLeaf(depth int, text string) {
 	}
 }
 
-// add adds a text, and the spellings of it that decoding escapes does not turn into it: see
-// views.
+// add adds a text, and the spellings of it that decoding does not turn into it.
 func (m *mask) add(text string) {
-	forms := []string{text, hex.EncodeToString([]byte(text)), strings.ToUpper(hex.EncodeToString([]byte(text)))}
-	forms = append(forms, base64Forms(text)...)
-	if strings.ContainsFunc(text, func(c rune) bool { return !strings.ContainsRune(alphanumeric, c) }) {
-		forms = append(forms,
-			strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, " ", "+"),
-			bounded.Printable(text), bounded.Lines(text),
-		)
-	}
-	m.know(forms...)
-}
-
-// know adds forms. The many spellings of most texts are one and the same.
-func (m *mask) know(forms ...string) {
+	forms := []string{text, strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, " ", "+"), bounded.Printable(text), bounded.Lines(text)}
 	slices.Sort(forms)
-	for _, text := range slices.Compact(forms) {
-		m.forms = append(m.forms, form{text: text, source: m.source})
+	for _, spelled := range slices.Compact(forms) {
+		m.forms = append(m.forms, form{text: spelled, known: text, source: m.source})
 	}
 }
 
@@ -446,6 +422,9 @@ func (m *mask) show(text string) string {
 	return b.String()
 }
 
+// notShown is in the place of an error of which nobody can tell what its owner wrote.
+const notShown = " (nothing of the error is shown, because the value of this secret has more encodings in one another than rekey looks through)"
+
 // around returns what stands before, between and after known texts. The longest are looked
 // for first, and a text that overlaps a longer one of another value does not count: whoever
 // writes a value could else try out, by a text that ends in a guess, how a value begins that
@@ -464,40 +443,24 @@ func (m *mask) around(text string) []string {
 		return cmp.Or(len(b.text)-len(a.text), strings.Compare(a.text, b.text), a.source-b.source)
 	})
 	forms = slices.CompactFunc(forms, func(a, b form) bool { return a.text == b.text })
-	of := make([]int32, len(text)) // by which value each byte is known; 0: by none
-	views := viewsOf(text)
-	said := m.saidIn(views)
+	var own []string
+	if slices.ContainsFunc(forms, func(f form) bool { return f.other }) {
+		var complete bool
+		if own, complete = m.ownReadings(); !complete {
+			return []string{"", notShown} // whatever it is: to tell by what it holds would tell a guess
+		}
+	}
+	isOwn := func(known string) bool {
+		known = strings.ToLower(known)
+		return slices.ContainsFunc(own, func(text string) bool { return strings.Contains(text, known) })
+	}
+	of := make([]int32, len(text))      // by which value each byte is known; 0: by none
 	begins := make([]bool, len(text)+1) // where a known text begins that overlaps none before it
+	views := viewsOf(text)
 	for _, f := range forms {
-		source := int32(f.source + 1)
 		for _, v := range views {
-			if !v.has(f.text) {
-				continue
-			}
-		next:
-			for from := 0; ; {
-				at, end, ok := v.find(f.text, from)
-				if !ok {
-					break
-				}
-				from = end
-				begin, end := v.place(at), v.place(end)
-				if f.other && said[begin] >= end {
-					continue
-				}
-				for i := at; i < from; i++ {
-					if other := of[v.place(i)]; other != 0 && other != source {
-						for from = i; from < len(v.text) && of[v.place(from)] == other; {
-							from++
-						}
-						continue next
-					}
-				}
-				begins[begin] = begins[begin] || of[begin] == 0
-				for i := begin; i < end; i++ {
-					of[i] = source
-					begins[i] = begins[i] && i == begin
-				}
+			if f.text != "" && v.has(f) && !(f.other && isOwn(f.known)) {
+				v.mark(f, of, begins)
 			}
 		}
 	}
@@ -515,40 +478,54 @@ func (m *mask) around(text string) []string {
 	return append(parts, text[end:])
 }
 
-// saidIn returns, for each byte of a text, to where a text of the owner's goes that begins
-// there or before.
-func (m *mask) saidIn(views []view) []int {
-	reach := make([]int, len(views[0].text)+1)
-	for said := range m.said {
-		for _, v := range views {
-			for from := 0; ; {
-				at, end, ok := v.find(said, from)
-				if !ok {
-					break
-				}
-				from = end
-				reach[v.place(at)] = max(reach[v.place(at)], v.place(end))
-			}
-		}
-	}
-	for i := 1; i < len(reach); i++ {
-		reach[i] = max(reach[i], reach[i-1])
-	}
-	return reach
+// view is a reading of a text, in which known texts are looked for.
+type view struct {
+	readings.Reading
+	index *suffixarray.Index
 }
 
-// base64Forms returns the base64 of a text, and what of it stands in that of a longer one:
-// an Authorization header encodes "user:password".
-func base64Forms(text string) (forms []string) {
-	for _, encoding := range inbase64.Encodings {
-		forms = append(forms, encoding.EncodeToString([]byte(text)))
+func viewsOf(text string) (views []view) {
+	all, _ := readings.Of(text, decodings)
+	for _, r := range all {
+		views = append(views, view{r, suffixarray.New([]byte(r.Text))})
 	}
-	for _, core := range inbase64.Cores(text) {
-		if len(core) >= 6 { // else texts that are no base64 would hold it
-			forms = append(forms, core)
+	return views
+}
+
+// has reports whether a known text stands in the view. Of the many that are looked for few
+// do, and a look takes as long as the known text, not as the view.
+func (v view) has(f form) bool {
+	return (!v.Encoded || len(f.text) >= shortest) && len(v.index.Lookup([]byte(f.text), 1)) > 0
+}
+
+// mark notes where a known text stands and overlaps none of another value.
+func (v view) mark(f form, of []int32, begins []bool) {
+	source := int32(f.source + 1)
+next:
+	for from := 0; ; {
+		at := strings.Index(v.Text[from:], f.text)
+		if at < 0 {
+			return
+		}
+		at += from
+		from = at + len(f.text)
+		begin, end := v.Place(at, from)
+		for i := begin; i < end; i++ {
+			if other := of[i]; other != 0 && other != source {
+				for from = at + 1; from < len(v.Text); from++ {
+					if b, _ := v.Place(from, from+1); b > i && of[b] != other {
+						break
+					}
+				}
+				continue next
+			}
+		}
+		begins[begin] = begins[begin] || of[begin] == 0
+		for i := begin; i < end; i++ {
+			of[i] = source
+			begins[i] = begins[i] && i == begin
 		}
 	}
-	return forms
 }
 
 // errNoCurrent is what a secret without a first value gets.

@@ -475,15 +475,59 @@ func TestManyKnownTextsInALongError(t *testing.T) {
 	}
 }
 
-// An owner may guess at another secret in the fields that errors show. The owner's text is
+// Whoever may write a secret decides how many old versions it has, and how large they are.
+func TestOldVersionsThatAreTooLarge(t *testing.T) {
+	store := memstore.New(rotators.NewSecret(first), nil)
+	for n := range 95 {
+		var b strings.Builder
+		for i := 0; b.Len() < 65_000; i++ {
+			fmt.Fprintf(&b, `"%x/'<ü%x",`, i, n)
+		}
+		store.Put(fmt.Sprint("v", n), rotators.NewSecret(`{"engine":"spy","password":"x","keys":[`+b.String()+`""]}`))
+	}
+	store.Put("last", rotators.NewSecret(first))
+	store.Begin(token)
+	read, took := 0, int64(0)
+	before := heap()
+	e := engine(&spy{create: func(r rotators.Rotation) (rotators.Secret, error) {
+		for _, err := range r.Leftovers(t.Context()) {
+			if err != nil {
+				took = heap() - before
+				return rotators.Secret{}, err
+			}
+			read++
+		}
+		return rotators.NewSecret(second), nil
+	}})
+	err := e.Step(t.Context(), store, rotation.CreateSecret, memstore.ID, token)
+	if err == nil || !strings.Contains(err.Error(), "the old versions that have no label are larger") || rotators.IsPermanent(err) {
+		t.Errorf("after %d versions: %v", read, err)
+	}
+	if read < 10 || took > 64<<20 {
+		t.Errorf("%d versions took %d MB", read, took>>20)
+	}
+}
+
+// heap is how many bytes of the heap are in use.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// An owner may guess at another secret in whatever errors show. What the owner wrote is
 // shown as it is, right or wrong, and what others say of that secret is redacted.
 func TestGuessesAreShownAsTheirOwnerWroteThem(t *testing.T) {
 	for _, c := range []struct{ host, said, want string }{
 		{"a.the-admins-password.b", "host a.the-admins-password.b", "host a.the-admins-password.b"},
 		{"The-Admins-Password", "host the-admins-password", "host the-admins-password"},
-		{"a.the-admins-password.b", "it said the-admins-password at a.the-admins-password.b", "it said [redacted] at a.the-admins-password.b"},
+		{"db.example.com", "it said the-admins-password at db.example.com", "it said [redacted] at db.example.com"},
+		{"x%74he-admins-password", "host xthe-admins-password", "host xthe-admins-password"}, // decoded on the way
+		{"QXRoZS1hZG1pbnMtcGFzc3dvcmRC", "host Athe-admins-passwordB", "host Athe-admins-passwordB"},
+		{"x-%5Cu0074he-admins-password", "host x-%5Cu0074he-admins-password", "host x-%5Cu0074he-admins-password"},
 		{"admins", "it said the-admins-password", "it said [redacted]"}, // a piece guessed right shows none of the rest
-		{"the-admins-password", "it said dGhlLWFkbWlucy1wYXNzd29yZA", "it said [redacted]"},
+		{"admins", "it said dGhlLWFkbWlucy1wYXNzd29yZA", "it said [redacted]"},
 		{"the-first-password", "host the-first-password", "host [redacted]"}, // of one's own
 	} {
 		text, _ := json.Marshal(map[string]string{"engine": "spy", "host": c.host, "password": "the-first-password"})

@@ -28,6 +28,14 @@ func TestMentions(t *testing.T) {
 		{id, "data:\n  credentials: aWQ9QUtJQUlPU0ZPRE5ON0VYQU1QTEUKc2VjcmV0PXg=\n", true},
 		{id, `{"auth":"Basic QUtJQUlPU0ZPRE5ON0VYQU1QTEU6eA=="}`, true},
 		{id, "Basic QUtJQUlPU0ZPRE5OOEVYQU1QTEU6eA==", false},
+		{id, "id=414b4941494f53464f444e4e374558414d504c45", true},
+		{id, "\xff\xfeA\x00K\x00I\x00A\x00I\x00O\x00S\x00F\x00O\x00D\x00N\x00N\x007\x00E\x00X\x00A\x00M\x00P\x00L\x00E\x00\r\x00", true}, // what Windows' > writes
+		{id, "QQBLAEkAQQBJAE8AUwBGAE8ARABOAE4ANwBFAFgAQQBNAFAATABFAA==", true},
+		{id, "data:\n  credentials: |\n    W2RlZmF1bHRdCmF3c19hY2Nlc3Nfa2V5X2lkID0gQUtJQUl\n    PU0ZPRE5ON0VYQU1QTEUK\n", true},
+		{id, "X=WT1XM1JsWm1GMWJIUmRDbUYzYzE5aFkyTmxjM05mYTJWNVgybGtJRDBnUVV0SlFVbFBVMFpQUkU1T04wVllRVTFRVEVVPQ==", true}, // base64 in base64
+		{id, `{"a":1}` + "\n" + `{"k":"\u0041KIAIOSFODNN7EXAMPLE"}`, true},
+		{id, "\ufeff" + `{"k":"\u0041KIAIOSFODNN7EXAMPLE"}`, true},
+		{id, "100% %41KIAIOSFODNN7EXAMPLE", true},
 		{"", "key-1", false},
 	} {
 		if got := Mentions(rotators.NewSecret(c.text), c.id); got != c.found {

@@ -1,0 +1,123 @@
+package readings
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// encoding writes bytes by characters of an alphabet, each of which stands for so many bits.
+type encoding struct {
+	alphabet [256]int8 // the bits that a character stands for, or -1
+	bits     int
+}
+
+// base64 has both of its alphabets.
+var base64 = newEncoding(6, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", "-_", 62)
+
+var hexadecimal = newEncoding(4, "0123456789abcdef", "ABCDEF", 10)
+
+// newEncoding has more characters stand for what those of the alphabet do from a number on.
+func newEncoding(bits int, alphabet, more string, from int) (e encoding) {
+	for i := range e.alphabet {
+		e.alphabet[i] = -1
+	}
+	e.bits = bits
+	for i := range len(alphabet) {
+		e.alphabet[alphabet[i]] = int8(i)
+	}
+	for i := range len(more) {
+		e.alphabet[more[i]] = int8(from + i)
+	}
+	return e
+}
+
+// from returns the read of a code: it decodes a word as if the encoding began some characters
+// later, because what stands before that may look like a part of the word. A word that
+// encodes no text stays as it is.
+func (e encoding) from(skip int) func(text string) (int, string, []span, bool) {
+	return func(text string) (length int, meaning string, at []span, ok bool) {
+		length = e.word(text)
+		if length <= skip {
+			return max(1, length), "", nil, false
+		}
+		var b strings.Builder
+		e.decode(text[skip:length], func(c byte, _, _ int) { b.WriteByte(c) })
+		if !textual(b.String()) {
+			return length, "", nil, false
+		}
+		for i := range skip {
+			at = append(at, span{int32(i), int32(i + 1)})
+		}
+		e.decode(text[skip:length], func(_ byte, begin, end int) { at = append(at, span{int32(skip + begin), int32(skip + end)}) })
+		return length, text[:skip] + b.String(), at, true
+	}
+}
+
+// decode calls yield with each byte that a word stands for, and where its bits stand.
+func (e encoding) decode(word string, yield func(c byte, begin, end int)) {
+	value, bits, begin := uint(0), 0, 0
+	for i := range len(word) {
+		v := e.alphabet[word[i]]
+		if v < 0 {
+			continue // between two lines
+		}
+		if bits == 0 {
+			begin = i
+		}
+		value, bits = value<<e.bits|uint(v), bits+e.bits
+		if bits >= 8 {
+			bits -= 8
+			yield(byte(value>>bits), begin, i+1)
+			begin = i
+		}
+	}
+}
+
+// word returns how long the word is at the beginning of a text: characters of the alphabet,
+// with the line breaks and indentations between them, because long texts are encoded in lines.
+func (e encoding) word(text string) (length int) {
+	for i := 0; i < len(text); {
+		if e.alphabet[text[i]] >= 0 {
+			i++
+			length = i
+			continue
+		}
+		if length == 0 {
+			break
+		}
+		broken := false
+		for ; i < len(text) && space(text[i]); i++ {
+			broken = broken || text[i] == '\n' || text[i] == '\r'
+		}
+		if !broken {
+			break
+		}
+	}
+	return length
+}
+
+func space(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
+// Of what is decoded something must be text: all of it if that is short, or so many
+// characters in a row. Of a thousand random bytes one in four has that by chance.
+const (
+	shortText = 4
+	textInRow = 8
+)
+
+// textual reports whether bytes look like what somebody would have encoded.
+func textual(decoded string) bool {
+	row := 0
+	for i, c := range decoded {
+		bad := c == utf8.RuneError && !strings.HasPrefix(decoded[i:], "\uFFFD")
+		if bad || unicode.IsControl(c) && c != 0 && c != '\t' && c != '\n' && c != '\r' {
+			row = 0
+			continue
+		}
+		if row += utf8.RuneLen(c); row >= textInRow {
+			return true
+		}
+	}
+	return row == len(decoded) && row >= shortText
+}
