@@ -344,6 +344,12 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 	if errors.As(err, &exists) {
 		return rotation.ErrStored
 	}
+	// What AWS refuses for the secret's or the value's sake is certainly not stored.
+	var deleted *types.InvalidRequestException
+	var invalid *types.InvalidParameterException
+	if isNotFound(err) || errors.As(err, &deleted) || errors.As(err, &invalid) {
+		return rotators.Permanent(err)
+	}
 	return keys.Explain(ctx, s.Keys, s.key, err)
 }
 

@@ -251,6 +251,32 @@ func TestAFailureIsNotNotFound(t *testing.T) {
 	}
 }
 
+// A secret that is deleted before the pending value is stored: nobody will ever get that value,
+// so that what was made for it outside is removed at once.
+func TestADeletedSecretTakesNoPendingValue(t *testing.T) {
+	for name, del := range map[string]secretsmanager.DeleteSecretInput{
+		"scheduled": {RecoveryWindowInDays: aws.Int64(7)}, "at once": {ForceDeleteWithoutRecovery: aws.Bool(true)},
+	} {
+		server, client := start(t, localaws.Config{})
+		id := create(t, client, "the first value")
+		if err := server.Reserve(id, token); err != nil {
+			t.Fatal(err)
+		}
+		store := secretstore.New(client, rotators.Secret{})
+		a, err := store.Load(t.Context(), id, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		del.SecretId = &id
+		if _, err := client.DeleteSecret(t.Context(), &del); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.PutPending(t.Context(), a, rotators.NewSecret("the second value")); !rotators.IsPermanent(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestBinaryIsRefused(t *testing.T) {
 	server, client := start(t, localaws.Config{})
 	out, err := client.CreateSecret(t.Context(), &secretsmanager.CreateSecretInput{Name: aws.String("app"), SecretBinary: []byte{1, 2}})
