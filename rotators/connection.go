@@ -63,6 +63,12 @@ var (
 	errBadEscape = errors.New("holds a % that starts no escape of UTF-8: write a % of the user, the password or elsewhere as %25")
 )
 
+// What some readers take for parameters and others do not.
+const (
+	errFragment = parameterError("has a ? & or = behind a #, where some readers find parameters and others nothing: take out what is behind the #, or write the # as %23")
+	errControl  = parameterError("has a tab or a line break in it, which some readers leave out: take it out")
+)
+
 // decode undoes percent escapes. form also takes + for a space, as in a form's data.
 func decode(text string, form bool) (string, error) {
 	unescape := url.PathUnescape
@@ -90,7 +96,13 @@ func (c *connection) readURL() error {
 	if strings.Contains(tail, "@") || strings.Count(authority, "@") > 1 {
 		return errRawMark
 	}
-	tail, _, _ = strings.Cut(tail, "#")
+	if strings.ContainsAny(rest, "\t\r\n") {
+		return errControl
+	}
+	tail, fragment, _ := strings.Cut(tail, "#")
+	if strings.ContainsAny(fragment, "?&=") {
+		return errFragment
+	}
 	path, query, hasQuery := strings.Cut(tail, "?")
 	c.add("engine", strings.ToLower(scheme), c.at, c.end, nil)
 	if err := c.readAuthority(authority, base, decodePlain, escapeUser); err != nil {
@@ -102,7 +114,7 @@ func (c *connection) readURL() error {
 	}
 	c.add("dbname", dbname, c.at, c.end, nil)
 	d := dialectOf(scheme)
-	if scheme := strings.ToLower(scheme); scheme == "rediss" || scheme == "valkeys" {
+	if scheme, _, _ := strings.Cut(strings.ToLower(scheme), "+"); scheme == "rediss" || scheme == "valkeys" {
 		c.switches = append(c.switches, tlsSwitch{"the scheme " + scheme, tlsOn})
 	}
 	if hasQuery {

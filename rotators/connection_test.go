@@ -191,6 +191,7 @@ func TestTLSOfConnections(t *testing.T) {
 		{text: "redis://u:hunter2@h/0?tls=true&sslmode=disable", mention: []string{"parameter tls", "parameter sslmode"}},
 		{text: "rediss://u:hunter2@h/0", ssl: "true"},
 		{text: "rediss://u:hunter2@h/0?ssl=false", mention: []string{"scheme rediss", "parameter ssl"}},
+		{text: "rediss+x://u:hunter2@h/0?sslmode=disable", mention: []string{"scheme rediss", "parameter sslmode"}},
 		{text: "Rediss://u:hunter2@h/0?sslmode=disable", mention: []string{"scheme rediss", "parameter sslmode"}},
 		// In an object, which may say it too.
 		{text: `{"url":"jdbc:postgresql://h/d?ssl=false&sslmode=verify-full","username":"u","password":"hunter2"}`, mention: []string{`"url"`, "parameter ssl", "parameter sslmode"}},
@@ -254,6 +255,9 @@ func TestConnectionsThatLeadElsewhere(t *testing.T) {
 		{"postgres://u:hunter2@h:1/d?port=2", "port twice"},
 		{"postgres://u:hunter2@h/d?database=elsewhere", "dbname twice"},
 		{"postgres://u:hunter2@h/d?user=elsewhere", "username twice"},
+		{"postgres://u:hunter2@h/d?a=b#&hostaddr=elsewhere", "behind a #"}, // libpq knows no #
+		{"postgres://u:hunter2@h/d#?hostaddr=elsewhere", "behind a #"},
+		{"postgres://u:hunter2@h/d?ho\tst=elsewhere", "a tab"}, // node-postgres sees host
 		{"postgres://u:hunter2@h/d?username=elsewhere", "username twice"},
 		{"postgresql+pg8000://u:hunter2@h/d?unix_sock=elsewhere", "unix_sock"},
 		{"mysql://u:hunter2@h/d?unix_socket=elsewhere", "unix_socket"},
