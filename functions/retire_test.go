@@ -160,7 +160,7 @@ func TestRetirementAfterTheGrace(t *testing.T) {
 		if r.strategy == "overlap" {
 			tags = maps.Clone(tags)
 			owner := user()
-			tags["rekey:connection"] = (&url.URL{Scheme: r.engine, User: url.User(owner), Host: fmt.Sprintf("%s:%d", r.host, r.port), RawQuery: "ssl=false"}).String()
+			tags["rekey:connection"] = (&url.URL{Scheme: r.engine, User: url.User(owner), Host: fmt.Sprintf("%s:%d", r.host, r.port), RawQuery: "sslmode=disable"}).String()
 			plain := in.agedParameter(check, r, name+"/plain", password, tags)
 			plain.plain = owner
 			all = append(all, plain)

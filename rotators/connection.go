@@ -39,9 +39,11 @@ func parseConnection(text string) (value, error) {
 // connection is a connection string as it is read. at and end are where it starts and ends
 // in the text, without white space.
 type connection struct {
-	text    string
-	at, end int
-	fields  []field
+	text     string
+	at, end  int
+	fields   []field
+	given    []string // what parameters have said, also if they said nothing of it
+	switches []tlsSwitch
 }
 
 // add adds a field unless it is empty. spell is nil for what cannot be replaced.
@@ -61,6 +63,12 @@ var (
 	errBadEscape = errors.New("holds a % that starts no escape of UTF-8: write a % of the user, the password or elsewhere as %25")
 )
 
+// What some readers take for parameters and others do not.
+const (
+	errFragment = parameterError("has a ? & or = behind a #, where some readers find parameters and others nothing: take out what is behind the #, or write the # as %23")
+	errControl  = parameterError("has a tab or a line break in it, which some readers leave out: take it out")
+)
+
 // decode undoes percent escapes. form also takes + for a space, as in a form's data.
 func decode(text string, form bool) (string, error) {
 	unescape := url.PathUnescape
@@ -76,7 +84,7 @@ func decode(text string, form bool) (string, error) {
 
 // readURL reads scheme://user:password@host:port/path?query. It does not call url.Parse,
 // which re-spells what it reads. User and password may also be the parameters user and
-// password, as libpq has it.
+// password, as libpq has it. A parameter's name may have escapes.
 func (c *connection) readURL() error {
 	scheme, rest, _ := strings.Cut(c.text[c.at:c.end], "://")
 	base := c.end - len(rest)
@@ -88,7 +96,13 @@ func (c *connection) readURL() error {
 	if strings.Contains(tail, "@") || strings.Count(authority, "@") > 1 {
 		return errRawMark
 	}
-	tail, _, _ = strings.Cut(tail, "#")
+	if strings.ContainsAny(rest, "\t\r\n") {
+		return errControl
+	}
+	tail, fragment, _ := strings.Cut(tail, "#")
+	if strings.ContainsAny(fragment, "?&=") {
+		return errFragment
+	}
 	path, query, hasQuery := strings.Cut(tail, "?")
 	c.add("engine", strings.ToLower(scheme), c.at, c.end, nil)
 	if err := c.readAuthority(authority, base, decodePlain, escapeUser); err != nil {
@@ -99,18 +113,26 @@ func (c *connection) readURL() error {
 		return err
 	}
 	c.add("dbname", dbname, c.at, c.end, nil)
+	d := dialectOf(scheme)
+	if scheme, _, _ := strings.Cut(strings.ToLower(scheme), "+"); scheme == "rediss" || scheme == "valkeys" {
+		c.switches = append(c.switches, tlsSwitch{"the scheme " + scheme, tlsOn})
+	}
 	if hasQuery {
 		at := base + len(authority) + len(path) + 1
-		err = c.readQuery(query, at, func(name, text string) (string, string, func(string) (string, error), error) {
-			if name == "password" && strings.Contains(text, "+") {
-				return "", "", nil, errors.New("has a + in the parameter password, which some readers take for a space: write it as %2B, or a space as %20")
+		err = c.readQuery(d, query, at, func(name, text string) (string, string, func(string) (string, error), error) {
+			name, err := decode(name, false)
+			if err == nil && name == "password" && strings.Contains(text, "+") {
+				err = errors.New("has a + in the parameter password, which some readers take for a space: write it as %2B, or a space as %20")
+			}
+			if err != nil {
+				return "", "", nil, err
 			}
 			plain, err := decode(text, false)
 			return name, plain, escapeParameter, err
 		})
 	}
 	if err == nil {
-		c.sayTLS(func(name, text string) bool { return name == "sslmode" && text == "disable" })
+		err = c.settleTLS()
 	}
 	return err
 }
@@ -162,41 +184,26 @@ func (c *connection) readAuthority(authority string, base int, decode, spell fun
 }
 
 // readQuery reads name=text&name=text, which starts at a byte of the text. read gives each
-// parameter's name, what it means and how a replacement is spelled. The user is called
-// username, as in other values.
-func (c *connection) readQuery(query string, at int, read func(name, text string) (string, string, func(string) (string, error), error)) error {
+// parameter's name, what it means and how a replacement is spelled. A name alone says
+// nothing, and some drivers take that for what the parameter says.
+func (c *connection) readQuery(d dialect, query string, at int, read func(name, text string) (string, string, func(string) (string, error), error)) error {
 	for pair := range strings.SplitSeq(query, "&") {
 		start := at
 		at += len(pair) + 1
-		name, text, ok := strings.Cut(pair, "=")
-		if !ok {
+		if pair == "" {
 			continue
 		}
+		name, text, _ := strings.Cut(pair, "=")
 		name, plain, spell, err := read(name, text)
 		if err != nil {
 			return err
 		}
-		switch name {
-		case "user":
-			name = "username"
-		case "password":
-		default:
-			spell = nil
-		}
 		end := start + len(pair)
-		c.add(name, plain, end-len(text), end, spell)
+		if err := c.parameter(d, name, plain, end-len(text), end, spell); err != nil {
+			return err
+		}
 	}
 	return nil
-}
-
-// sayTLS sets the field "ssl" to "false" if a parameter does without TLS: each driver has
-// its own word for it.
-func (c *connection) sayTLS(without func(name, text string) bool) {
-	if !slices.ContainsFunc(c.fields, func(f field) bool { return without(f.name, f.text) }) {
-		return
-	}
-	c.fields = slices.DeleteFunc(c.fields, func(f field) bool { return f.name == "ssl" })
-	c.add("ssl", "false", c.at, c.end, nil)
 }
 
 // readJDBC reads the URLs of three drivers for Java, as the sources of pgjdbc 42.7,
@@ -245,8 +252,15 @@ func (c *connection) readJDBC() error {
 		return err
 	}
 	c.add("dbname", dbname, c.at, c.end, nil)
+	d := connectorJ
+	switch {
+	case kind == "postgresql":
+		d = pgjdbc
+	case ofMariaDB:
+		d = connectorMariaDB
+	}
 	if hasQuery {
-		err = c.readQuery(query, base+len(place)+1, func(name, text string) (string, string, func(string) (string, error), error) {
+		err = c.readQuery(d, query, base+len(place)+1, func(name, text string) (string, string, func(string) (string, error), error) {
 			plain, err := form(text)
 			switch {
 			case err != nil:
@@ -262,11 +276,7 @@ func (c *connection) readJDBC() error {
 		})
 	}
 	if err == nil {
-		c.sayTLS(func(name, text string) bool {
-			text = strings.ToLower(text)
-			return name == "sslmode" && slices.Contains([]string{"disable", "disabled"}, text) ||
-				kind != "postgresql" && (name == "usessl" && text == "false" || name == "sslmode" && text == "false")
-		})
+		err = c.settleTLS()
 	}
 	return err
 }
@@ -296,6 +306,7 @@ func isSpace(b byte) bool { return strings.IndexByte(" \t\n\r\v\f", b) >= 0 }
 // does not know, without a password, or of several lines, is no such string.
 func (c *connection) readKeywords() error {
 	known, hasPassword, hasPlace := true, false, false
+	var refused error
 	for i := c.at; i < c.end; {
 		start := i
 		for i < c.end && c.text[i] != '=' && !isSpace(c.text[i]) {
@@ -317,16 +328,9 @@ func (c *connection) readKeywords() error {
 		hasPassword = hasPassword || name == "password"
 		hasPlace = hasPlace || name != "password"
 		spell := spellKeyword(i < c.end && c.text[i] == '\'')
-		switch name {
-		case "user":
-			name = "username"
-		case "password":
-		case "database":
-			name, spell = "dbname", nil
-		default:
-			spell = nil
+		if err := c.parameter(libpq, name, text, i, end, spell); err != nil && refused == nil {
+			refused = err // unless the text is no such string at all
 		}
-		c.add(name, text, i, end, spell)
 		for i = end; i < c.end && isSpace(c.text[i]); i++ {
 		}
 	}
@@ -339,8 +343,10 @@ func (c *connection) readKeywords() error {
 		return errors.New("is a connection string of libpq with a quotation or an escape that does not end: correct it")
 	}
 	c.add("engine", "postgres", c.at, c.end, nil)
-	c.sayTLS(func(name, text string) bool { return name == "sslmode" && text == "disable" })
-	return nil
+	if refused != nil {
+		return refused
+	}
+	return c.settleTLS()
 }
 
 // readKeywordValue reads the value that starts at i and returns where it ends.

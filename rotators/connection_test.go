@@ -50,7 +50,7 @@ func TestConnectionStrings(t *testing.T) {
 		} {
 			value := NewSecret(place.wrap(c.text))
 			for name, want := range map[string]string{"host": c.host, "port": c.port, "username": c.user, "password": c.password, "dbname": c.dbname, "ssl": c.ssl, "engine": c.engine} {
-				if name == "ssl" && strings.Contains(c.text, "ssl=true") {
+				if name == "ssl" && (strings.Contains(c.text, "ssl=true") || strings.Contains(c.text, "sslmode=require")) {
 					want = "true"
 				}
 				if got, err := value.Field(name); err != nil || got.Reveal() != want {
@@ -171,6 +171,180 @@ func TestConnectionBesideItsCredential(t *testing.T) {
 	for name, want := range map[string]string{"host": "a", "ssl": "", "engine": "", "dbname": ""} {
 		if got, err := value.Field(name); err != nil || got.Reveal() != want {
 			t.Errorf("%s is %q (%v), want %q", name, got.Reveal(), err, want)
+		}
+	}
+}
+
+// TestTLSOfConnections has what the driver of each form takes for going without TLS, and
+// what sounds like that and is none. What says TLS twice is refused by the names of what says it.
+func TestTLSOfConnections(t *testing.T) {
+	const pg, my, maria = "jdbc:postgresql://h/d?user=u&password=hunter2&", "jdbc:mysql://h/d?user=u&password=hunter2&", "jdbc:mariadb://h/d?user=u&password=hunter2&"
+	for _, c := range []struct {
+		text, ssl string
+		mention   []string // of the error, in place of ssl
+	}{
+		{text: "postgres://u:hunter2@h/d?sslmode=disable", ssl: "false"},
+		{text: "postgres://u:hunter2@h/d?sslm%6fde=disable", ssl: "false"},
+		{text: "postgres://u:hunter2@h/d?sslmode=prefer", ssl: "true"},
+		{text: "postgres://u:hunter2@h/d?ssl=false"},
+		{text: "postgres://u:hunter2@h/d?ssl=false&sslmode=disable", ssl: "false"},
+		{text: "postgres://u:hunter2@h/d?ssl=false&sslmode=verify-full", mention: []string{"parameter ssl", "parameter sslmode"}},
+		{text: "postgres://u:hunter2@h/d?ssl=true&sslmode=disable", mention: []string{"parameter ssl", "parameter sslmode"}},
+		{text: "postgres://u:hunter2@h/d?sslmode=disable&sslmode=verify-full", mention: []string{"sslmode twice"}},
+		{text: "postgres://u:hunter2@h/d?sslmode=disable&sslm%6fde=verify-full", mention: []string{"sslmode twice"}},
+		{text: "postgres://u:hunter2@h/d?sslmode=disable&sslmode=disable", mention: []string{"sslmode twice"}},
+		{text: "postgres://u:hunter2@h/d?sslmode=disable&sslmode", mention: []string{"sslmode twice"}},
+		{text: "host=h user=u password=hunter2 sslmode=disable", ssl: "false"},
+		{text: "host=h user=u password=hunter2 sslmode=disable sslmode=verify-full", mention: []string{"sslmode twice"}},
+		{text: "host=h user=u password=hunter2 sslmode=disable sslmode=''", mention: []string{"sslmode twice"}},
+		{text: "host=h user=u password=hunter2 sslmode=disable requiressl=1", mention: []string{"requiressl"}},
+		{text: pg + "sslmode=DISABLE", ssl: "false"},
+		{text: pg + "sslmode=disabled", ssl: "true"}, // the driver does not connect by it
+		{text: pg + "SSLMODE=disable"}, // the driver does not read it
+		{text: pg + "ssl=false"},
+		{text: pg + "ssl", ssl: "true"},
+		{text: pg + "ssl=false&sslmode=verify-full", mention: []string{"parameter ssl", "parameter sslmode"}},
+		{text: pg + "sslmode=disable&sslmode=verify-full", mention: []string{"sslmode twice"}},
+		{text: my + "sslMode=DISABLED", ssl: "false"},
+		{text: my + "sslMode=disable", ssl: "true"}, // the driver does not connect by it
+		{text: my + "sslMode=false", ssl: "true"},
+		{text: my + "useSSL=no", ssl: "false"},
+		{text: my + "useSSL=false&requireSSL=false&verifyServerCertificate=false", ssl: "false"},
+		{text: my + "useSSL=true&requireSSL=false", ssl: "true"},
+		{text: my + "ssl=false"},
+		{text: my + "ssl=false&sslMode=VERIFY_IDENTITY", ssl: "true"},
+		{text: my + "useSSL=false&sslMode=VERIFY_IDENTITY", mention: []string{"usessl", "sslmode"}},
+		{text: my + "useSSL=false&requireSSL=true", mention: []string{"usessl", "requiressl"}},
+		{text: my + "sslMode=DISABLED&SSLMODE=REQUIRED", mention: []string{"sslmode twice"}},
+		{text: maria + "sslMode=disable", ssl: "false"},
+		{text: maria + "sslMode=0", ssl: "false"},
+		{text: maria + "useSSL=false", ssl: "false"},
+		{text: maria + "useSSL=true&sslMode=disable", mention: []string{"usessl", "sslmode"}},
+		{text: maria + "useSSL&sslMode=disable", mention: []string{"usessl", "sslmode"}},
+		{text: maria + "useSSL=false&sslMode=verify-full", mention: []string{"usessl", "sslmode"}},
+		{text: "mysql://u:hunter2@h/d?sslmode=disable", ssl: "false"},
+		{text: "mysql://u:hunter2@h/d?ssl=false"},
+		{text: "mysql://u:hunter2@h/d?ssl-mode=REQUIRED&sslmode=disable", mention: []string{"ssl-mode", "parameter sslmode"}},
+		{text: "redis://u:hunter2@h/0?ssl=false"},
+		{text: "redis://u:hunter2@h/0?sslmode=disable", ssl: "false"},
+		{text: "redis://u:hunter2@h/0?tls=true&sslmode=disable", mention: []string{"parameter tls", "parameter sslmode"}},
+		{text: "rediss://u:hunter2@h/0", ssl: "true"},
+		{text: "rediss://u:hunter2@h/0?ssl=false", mention: []string{"scheme rediss", "parameter ssl"}},
+		{text: "rediss+x://u:hunter2@h/0?sslmode=disable", mention: []string{"scheme rediss", "parameter sslmode"}},
+		{text: "Rediss://u:hunter2@h/0?sslmode=disable", mention: []string{"scheme rediss", "parameter sslmode"}},
+		// In an object, which may say it too.
+		{text: `{"url":"jdbc:postgresql://h/d?ssl=false&sslmode=verify-full","username":"u","password":"hunter2"}`, mention: []string{`"url"`, "parameter ssl", "parameter sslmode"}},
+		{text: `{"url":"jdbc:postgresql://h/d?sslmode=verify-full","username":"u","password":"hunter2","ssl":false}`, mention: []string{`"url"`, `"ssl"`}},
+		{text: `{"url":"postgres://u:hunter2@h/d?sslmode=verify-full","ssl":"False"}`, mention: []string{`"url"`, `"ssl"`}},
+		{text: `{"url":"rediss://u:hunter2@h/0","ssl":false}`, mention: []string{`"url"`, `"ssl"`}},
+		{text: `{"url":"postgres://u:hunter2@h/d?sslmode=disable","ssl":true}`, mention: []string{`"url"`, `"ssl"`}},
+		{text: `{"url":"postgres://u:hunter2@h/d?sslmode=disable","ssl":"False"}`, ssl: "False"},
+		{text: `{"url":"postgres://u:hunter2@h/d?sslmode=require","ssl":"prefer"}`, ssl: "prefer"},
+	} {
+		got, err := NewSecret(c.text).Field("ssl")
+		if c.mention == nil {
+			if err != nil || got.Reveal() != c.ssl {
+				t.Errorf("%s: ssl is %q (%v), want %q", c.text, got.Reveal(), err, c.ssl)
+			}
+			continue
+		}
+		checkRefused(t, c.text, err, c.mention...)
+	}
+}
+
+// checkRefused checks that a text is refused by the names of some of its parameters, and
+// that the error holds nothing that one of them says.
+func checkRefused(t *testing.T, text string, err error, mention ...string) {
+	t.Helper()
+	if err == nil || !IsPermanent(err) {
+		t.Errorf("%s: %v", text, err)
+		return
+	}
+	for _, what := range mention {
+		if !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: the error lacks %q: %v", text, what, err)
+		}
+	}
+	for _, piece := range []string{"hunter2", "verify", "VERIFY", "REQUIRED", "elsewhere"} {
+		if strings.Contains(err.Error(), piece) {
+			t.Errorf("%s: the error holds %q: %v", text, piece, err)
+		}
+	}
+}
+
+// TestConnectionsThatLeadElsewhere has parameters by which a driver connects to another
+// place than the host of the text, or as somebody else.
+func TestConnectionsThatLeadElsewhere(t *testing.T) {
+	for _, c := range []struct{ text, mention string }{
+		{"host=h hostaddr=elsewhere user=u password=hunter2", "hostaddr"},
+		{"host=h service=elsewhere user=u password=hunter2", "service"},
+		{"host=h servicefile=elsewhere user=u password=hunter2", "servicefile"},
+		{"host=h host='' user=u password=hunter2", "host twice"},
+		{"host='' host=elsewhere user=u password=hunter2", "host twice"},
+		{"host=h port=1 port='' user=u password=hunter2", "port twice"},
+		{"host=h dbname=d database=elsewhere user=u password=hunter2", "dbname twice"},
+		{"host=h user=u user='' password=hunter2", "username twice"},
+		{"host=h user=u password=hunter2 password=''", "password twice"},
+		{"postgres://u:hunter2@h/d?hostaddr=elsewhere", "hostaddr"},
+		{"postgres://u:hunter2@h/d?host%61ddr=elsewhere", "hostaddr"},
+		{"postgres://u:hunter2@h/d?service=elsewhere", "service"},
+		{"postgres://u:hunter2@h/d?host=", "host twice"},
+		{"postgres://u:hunter2@h/d?host", "host twice"},
+		{"postgres://u:hunter2@h/d?h%6fst=elsewhere", "host twice"},
+		{"postgres://u:hunter2@h:1/d?port=2", "port twice"},
+		{"postgres://u:hunter2@h/d?database=elsewhere", "dbname twice"},
+		{"postgres://u:hunter2@h/d?user=elsewhere", "username twice"},
+		{"postgres://u:hunter2@h/d?a=b#&hostaddr=elsewhere", "behind a #"}, // libpq knows no #
+		{"postgres://u:hunter2@h/d#?hostaddr=elsewhere", "behind a #"},
+		{"postgres://u:hunter2@h/d?ho\tst=elsewhere", "a tab"}, // node-postgres sees host
+		{"postgres://u:hunter2@h/d?username=elsewhere", "username twice"},
+		{"postgresql+pg8000://u:hunter2@h/d?unix_sock=elsewhere", "unix_sock"},
+		{"mysql://u:hunter2@h/d?unix_socket=elsewhere", "unix_socket"},
+		{"mysql://u:hunter2@h/d?socketPath=elsewhere", "socketPath"},
+		{"mysql+pymysql://u:hunter2@h/d?read_default_file=elsewhere", "read_default_file"},
+		{"mysql://u:hunter2@h/d?host=elsewhere", "host twice"},
+		{"redis://u:hunter2@h/0?path=elsewhere", "path"},
+		{"rediss://u:hunter2@h/0?host=elsewhere", "host twice"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&PGHOST=elsewhere", "PGHOST"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&PGPORT=1", "PGPORT"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&PGDBNAME=elsewhere", "PGDBNAME"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&PGHOST", "PGHOST"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&Host=elsewhere", "host twice"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&password", "password twice"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&service=elsewhere", "service"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&socketFactory=elsewhere", "socketFactory"},
+		{"jdbc:postgresql://h/d?user=u&password=hunter2&authenticationPluginClassName=elsewhere", "authenticationPluginClassName"},
+		{"jdbc:mysql://u:hunter2@h/d?dbname=elsewhere", "dbname twice"},
+		{"jdbc:mysql://u:hunter2@h/d?user=", "username twice"},
+		{"jdbc:mysql://u:hunter2@h/d?dnsSrv=true", "dnssrv"},
+		{"jdbc:mysql://u:hunter2@h/d?socksProxyHost=elsewhere", "socksproxyhost"},
+		{"jdbc:mysql://u:hunter2@h/d?socket%46actory=elsewhere", "socketfactory"},
+		{"jdbc:mariadb://h/d?user=u&password=hunter2&localSocket=elsewhere", "localsocket"},
+		{"jdbc:mariadb://h/d?user=u&password=hunter2&credentialType=elsewhere", "credentialtype"},
+		{"jdbc:mariadb://h/d?user=u&password=hunter2&DATABASE=elsewhere", "dbname twice"},
+		{`{"url":"jdbc:postgresql://h/d?PGHOST=elsewhere","username":"u","password":"hunter2"}`, "PGHOST"},
+		{`{"a":"jdbc:postgresql://h/d?PGHOST=elsewhere","b":"jdbc:postgresql://h/d","username":"u","password":"hunter2"}`, "PGHOST"},
+	} {
+		_, err := NewSecret(c.text).Field("host")
+		checkRefused(t, c.text, err, c.mention)
+	}
+	// A parameter has no say by the mere name of a field, and one alone may say the place.
+	for _, c := range []struct{ text, field, want string }{
+		{"postgres://u:p@h/d?nodes=x&masterarn=x&engine=x&dbInstanceIdentifier=x", "nodes", ""},
+		{"postgres://u:p@h/d?masterarn=x", "masterarn", ""},
+		{"postgres://u:p@h/d?dbInstanceIdentifier=x", "dbInstanceIdentifier", ""},
+		{"postgres://u:p@h/d?engine=mysql", "engine", "postgres"},
+		{"jdbc:postgresql://h/d?user=u&password=p&username=x", "username", "u"},
+		{"jdbc:mariadb://h/d?user=u&password=p&host=x", "host", "h"},
+		{"postgres:///d?host=h&user=u&password=p", "host", "h"},
+		{"jdbc:mysql:///?host=h&user=u&password=p&dbname=d", "dbname", "d"},
+		{"jdbc:mariadb://h?user=u&password=p&database=d", "dbname", "d"},
+		{"redis://h?username=u&password=p", "username", "u"},
+		{"redis://u:p@h/0?db=2", "host", "h"},
+		{"https://u:p@h/?path=x&service=y", "path", "x"},
+	} {
+		if got, err := NewSecret(c.text).Field(c.field); err != nil || got.Reveal() != c.want {
+			t.Errorf("%s: %s is %q (%v), want %q", c.text, c.field, got.Reveal(), err, c.want)
 		}
 	}
 }

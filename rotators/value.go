@@ -21,12 +21,14 @@ import (
 //     object or an array is returned as it is spelled.
 //   - a URL, such as postgres://app:pw@db:5432/shop?sslmode=require: engine (the
 //     scheme), username, password, host, port, dbname (the path), and each query
-//     parameter under its own name, of which user means username.
+//     parameter under its own name, of which user means username. A parameter whose
+//     name is that of another public field (see [Public]) is no field.
 //   - a JDBC URL of PostgreSQL, MySQL or MariaDB, and keywords and values of libpq,
 //     host=db user=app password=pw: the same fields.
 //
-// A URL, a JDBC URL or a text for libpq is a connection string. Where it does without
-// TLS (sslmode=disable, or what its driver says for that), its field ssl is false.
+// A URL, a JDBC URL or a text for libpq is a connection string. Its field ssl is false if
+// its driver goes without TLS by what it says (sslmode=disable, or the driver's own
+// word for that), and true if it asks for TLS.
 //
 // A JSON object without a password of its own may have one connection string with a password
 // as the text of one member, {"DATABASE_URL": "postgres://app:pw@db/shop"}: then the fields
@@ -200,6 +202,8 @@ func (v value) find(name string) (f field, also string, err error) {
 		return f, "", err
 	case f.end == 0 || f.text == "":
 		return g, "", nil
+	case name == "ssl" && strings.EqualFold(f.text, "false") == (g.text == "false"):
+		return f, fmt.Sprintf("the field %q", member), nil
 	case f.text != g.text && name != "engine":
 		return field{}, "", Permanent(fmt.Errorf("the fields %q and %q of the value do not say the same %s: correct one, or remove it", name, member, name))
 	}
@@ -220,8 +224,9 @@ func (v value) connection() (found value, member string, err error) {
 			continue
 		}
 		inner, err := parseConnection(m.text)
-		// What cannot be read matters only where it may hold the credential.
-		silent := err != nil && !strings.Contains(m.text, "@") && !strings.Contains(m.text, "password")
+		// What cannot be read matters only where it may hold the credential or, without one,
+		// where it is a connection string that says where the credential is used.
+		silent := err != nil && !strings.Contains(m.text, "@") && !strings.Contains(m.text, "password") && (needPassword || !errors.As(err, new(parameterError)))
 		if errors.Is(err, errNoConnection) || silent || isWeb(m.text) || err == nil && (!inner.has("host") || inner.has("password") != needPassword) {
 			continue
 		}

@@ -62,7 +62,7 @@ func TestNothingIsSentWithoutTLSWhereItIsRequired(t *testing.T) {
 			d.value(mine, "host", h, "ssl", false),
 			d.value(mine, "host", h, "ssl", "FALSE"),
 			fmt.Sprintf("%s://%s:%s@%s:%d/?sslmode=disable", d.engine, mine.user, mine.password, h, d.port),
-			fmt.Sprintf("%s://%s:%s@%s:%d/?ssl=false", d.engine, mine.user, mine.password, h, d.port),
+			fmt.Sprintf(`{"url":"%s://%s:%d/?sslmode=disable","username":%q,"password":%q}`, d.engine, h, d.port, mine.user, mine.password),
 		}
 		for _, value := range values {
 			arn := w.newSecret(fmt.Sprintf("mine/%d", serial.Add(1)), value)

@@ -777,8 +777,17 @@ func (s *Store) Promoted(ctx context.Context, _ *rotation.Attempt) (string, erro
 	return "", nil
 }
 
-// Order implements rotation.Driven.
+// Order implements rotation.Driven. Where there is no room for one more tag, the record of
+// the retirement before makes some: the next retirement will write its own.
 func (s *Store) Order(ctx context.Context, a *rotation.Attempt) error {
+	err := s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder())
+	var full *types.TooManyTagsError
+	if s.tags[rotation.TagRetired] == "" || !errors.As(err, &full) {
+		return err
+	}
+	if err := s.untag(ctx, rotation.TagRetired); err != nil {
+		return err
+	}
 	return s.tag(ctx, rotation.TagRetire, a.Tags.RetireOrder())
 }
 

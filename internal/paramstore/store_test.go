@@ -113,6 +113,40 @@ func TestStore(t *testing.T) {
 	})
 }
 
+// With an owner's 48 tags and the record of a retirement, somebody adds one more after the
+// attempt has begun: the record makes room for the order to retire.
+func TestAnOrderFindsRoom(t *testing.T) {
+	_, client := start(t, localaws.Config{})
+	put(t, client, "the first value")
+	add := func(key string) {
+		t.Helper()
+		_, err := client.AddTagsToResource(t.Context(), &ssm.AddTagsToResourceInput{
+			ResourceType: "Parameter", ResourceId: aws.String(name), Tags: []types.Tag{{Key: &key, Value: aws.String("1")}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 48 {
+		add(fmt.Sprintf("team-%d", i))
+	}
+	add(rotation.TagRetired)
+	p := described(t, client)
+	store := paramstore.New(client, p, unlimited())
+	a, err := store.Load(t.Context(), p.ARN, p.Token())
+	if err != nil {
+		t.Fatal(err)
+	}
+	add("team-48")
+	a.Tags.Retire = "1"
+	if err := store.Order(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if tags := tags(t, client); tags[rotation.TagRetire] != "1" || tags[rotation.TagRetired] != "" || len(tags) != 50 {
+		t.Errorf("the tags are %v", tags)
+	}
+}
+
 // The suite once more on a network that loses the reply of every write once.
 func TestStoreWithEveryReplyLostOnce(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {

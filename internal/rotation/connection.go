@@ -54,7 +54,7 @@ func (t Tags) present(stored rotators.Secret) (rotators.Secret, error) {
 	password := strings.TrimPrefix(url.UserPassword("", stored.Reveal()).String(), ":")
 	value := rotators.NewSecret(scheme + "://" + user + ":" + password + "@" + place)
 	if _, err := value.Field("password"); err != nil {
-		return rotators.Secret{}, bad
+		return rotators.Secret{}, fmt.Errorf("the tag rekey:connection is of no use, with the password put into it: %w", err)
 	}
 	return value, nil
 }

@@ -248,7 +248,13 @@ func (w *work) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n := w.attempt.Tags.Owners; n > maxOwners && w.graceOf(w.rotator) >= 0 {
+	n := w.attempt.Tags.Owners
+	if _, ok := w.store.(Fenced); ok {
+		w.unfenceOver(ctx)
+	} else {
+		n += len(w.attempt.Tags.Retiring) // a person wrote them
+	}
+	if n > maxOwners && w.graceOf(w.rotator) >= 0 {
 		// Else Promote finds no room for the order to retire, after the target was changed.
 		return rotators.Permanent(fmt.Errorf("there are %d tags, and AWS allows 50, of which rekey needs two for the retirement of the older credential (%s, %s): remove %d", n, TagRetire, TagRetired, n-maxOwners))
 	}
@@ -496,6 +502,7 @@ func (w *work) promote(ctx context.Context) error {
 	if grace > 0 {
 		w.attempt.Tags.RetireAt = w.now().Add(grace)
 	}
+	w.unfenceOver(ctx) // else there may be no room for the order to retire
 	if err := w.store.Promote(ctx, w.attempt); err != nil {
 		return fmt.Errorf("making version %s current: %w", w.attempt.Token, err)
 	}
@@ -633,13 +640,8 @@ func (w *work) retireAlone(ctx context.Context, r rotators.Rotator, current rota
 	if deadline, ok := ctx.Deadline(); ok {
 		left = time.Until(deadline) + margin
 	}
+	w.unfenceOver(ctx)
 	own := TagRetiring + strings.ToLower(rand.Text())
-	over := []string{own}
-	for key, end := range w.attempt.Tags.Retiring {
-		if end.Add(clocks).Before(w.now()) {
-			over = append(over, key) // of runs that died
-		}
-	}
 	if err := fenced.Fence(ctx, w.attempt, own, w.now().Add(left+late)); err != nil {
 		return err
 	}
@@ -647,7 +649,7 @@ func (w *work) retireAlone(ctx context.Context, r rotators.Rotator, current rota
 		// What this run changes is changed by now, also if there is no time left.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), unfenceTime)
 		defer cancel()
-		if unfenceErr := fenced.Unfence(ctx, w.attempt, over...); unfenceErr != nil && err == nil {
+		if unfenceErr := fenced.Unfence(ctx, w.attempt, own); unfenceErr != nil && err == nil {
 			w.attempt.Note = w.mask.show(fmt.Sprintf("the tag %s could not be removed, so the next rotation waits until that is over: %v", own, unfenceErr))
 		}
 	}()
@@ -666,6 +668,38 @@ func (w *work) retireAlone(ctx context.Context, r rotators.Rotator, current rota
 		return nil
 	}
 	return w.retire(ctx, r, current)
+}
+
+// unfenceOver removes the tags of runs that died, before they take the room of tags that are
+// to be written. It costs a call only if there are some. A failure stops nothing: if there
+// is no room, the next tag to be written says so.
+func (w *work) unfenceOver(ctx context.Context) {
+	fenced, ok := w.store.(Fenced)
+	if !ok {
+		return
+	}
+	// A rotation has gone by its own clock when it awaited them.
+	differ := time.Duration(0)
+	if w.step == RetireStep {
+		differ = clocks
+	}
+	var over []string
+	for key, end := range w.attempt.Tags.Retiring {
+		if end.Add(differ).Before(w.now()) {
+			over = append(over, key)
+		}
+	}
+	if len(over) == 0 {
+		return
+	}
+	slices.Sort(over)
+	if err := fenced.Unfence(ctx, w.attempt, over...); err != nil {
+		w.attempt.Note = w.mask.show(fmt.Sprintf("the tags %s are over and could not be removed: %v", strings.Join(over, ", "), err))
+		return
+	}
+	for _, key := range over {
+		delete(w.attempt.Tags.Retiring, key)
+	}
 }
 
 // unfenceTime is how long it may take to remove the tag of a run, whatever is left of its

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/url"
 	"runtime"
 	"strconv"
@@ -767,6 +768,8 @@ func TestConnection(t *testing.T) {
 		{"a password in the tag", "p", "postgres://app:x@db/shop", "rekey:connection"},
 		{"no user", "p", "postgres://db/shop", "rekey:connection"},
 		{"no URL", "p", "db.example.com", "rekey:connection"},
+		{"two sslmodes", "p", "postgres://app@db/shop?sslmode=disable&sslmode=require", "sslmode twice"},
+		{"a host elsewhere", "p", "postgres://app@db/shop?hostaddr=10.0.0.1", "hostaddr"},
 		{"a JSON value", first, "postgres://app@db/shop", "for plain text"},
 	} {
 		store := memstore.New(rotators.NewSecret(c.value), map[string]string{"rekey:rotator": "spy", "rekey:connection": c.connection})
@@ -1229,6 +1232,41 @@ func TestARotationWaitsForARetirement(t *testing.T) {
 	for key := range store.Tags() {
 		if strings.HasPrefix(key, rotation.TagRetiring) {
 			t.Errorf("the tag %s is left over", key)
+		}
+	}
+}
+
+// unfenced is a store of which nobody but a person writes tags rekey:retiring-...
+type unfenced struct{ rotation.Store }
+
+// The owner's tags are counted before anything is changed. Those of runs that died are none
+// of the owner's where rekey writes such, and takes them off; else they are.
+func TestTagsAreCountedBeforeAnythingIsChanged(t *testing.T) {
+	tags := map[string]string{"rekey:grace": "1h"}
+	for i := range 46 {
+		tags[fmt.Sprintf("team-%d", i)] = "x"
+	}
+	for i := range 2 {
+		tags[fmt.Sprintf("%s%d", rotation.TagRetiring, i)] = "2020-01-01T00:00:00Z"
+	}
+	for name, c := range map[string]struct {
+		of   func(*memstore.Store) rotation.Store
+		want string
+	}{
+		"fenced":   {func(s *memstore.Store) rotation.Store { return s }, ""},
+		"unfenced": {func(s *memstore.Store) rotation.Store { return unfenced{s} }, "there are 49 tags"},
+	} {
+		store := memstore.New(rotators.NewSecret(first), maps.Clone(tags))
+		store.Begin(token)
+		err := engine(&retiringSpy{}).Step(t.Context(), c.of(store), rotation.CreateSecret, memstore.ID, token)
+		if c.want != "" {
+			if err == nil || !rotators.IsPermanent(err) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if left := store.Tags(); err != nil || len(left) != 47 {
+			t.Errorf("%s: %v; %d tags are left", name, err, len(left))
 		}
 	}
 }

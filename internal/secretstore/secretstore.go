@@ -358,7 +358,7 @@ func (s *Store) PutPending(ctx context.Context, a *rotation.Attempt, value rotat
 // Secrets Manager that the rotation failed.
 func (s *Store) Promote(ctx context.Context, a *rotation.Attempt) error {
 	if a.Tags.Retire != "" {
-		if err := s.tag(ctx, a, rotation.TagRetire, a.Tags.RetireOrder()); err != nil {
+		if err := s.Remember(ctx, a); err != nil {
 			return err
 		}
 	}
@@ -420,19 +420,9 @@ func (s *Store) Retired(ctx context.Context, a *rotation.Attempt) error {
 	return nil
 }
 
-// Fence implements rotation.Fenced. Where there is no room for one more tag, the tag of the
-// retirement before makes some: this one will write it anew.
+// Fence implements rotation.Fenced.
 func (s *Store) Fence(ctx context.Context, a *rotation.Attempt, key string, until time.Time) error {
-	end := until.UTC().Format(time.RFC3339)
-	err := s.tag(ctx, a, key, end)
-	var full *types.InvalidParameterException
-	if a.Tags.Retired == "" || !errors.As(err, &full) {
-		return err
-	}
-	if err := s.untag(ctx, a, rotation.TagRetired); err != nil {
-		return err
-	}
-	return s.tag(ctx, a, key, end)
+	return s.tagInRoom(ctx, a, key, until.UTC().Format(time.RFC3339))
 }
 
 // Unfence implements rotation.Fenced.
@@ -460,7 +450,21 @@ func (s *Store) PromotedAt(ctx context.Context, a *rotation.Attempt) (time.Time,
 
 // Remember implements rotation.Forgetful.
 func (s *Store) Remember(ctx context.Context, a *rotation.Attempt) error {
-	return s.tag(ctx, a, rotation.TagRetire, a.Tags.RetireOrder())
+	return s.tagInRoom(ctx, a, rotation.TagRetire, a.Tags.RetireOrder())
+}
+
+// tagInRoom writes a tag. Where there is no room for one more, the record of the retirement
+// before makes some: the next retirement will write its own.
+func (s *Store) tagInRoom(ctx context.Context, a *rotation.Attempt, key, value string) error {
+	err := s.tag(ctx, a, key, value)
+	var full *types.InvalidParameterException
+	if a.Tags.Retired == "" || !errors.As(err, &full) {
+		return err
+	}
+	if err := s.untag(ctx, a, rotation.TagRetired); err != nil {
+		return err
+	}
+	return s.tag(ctx, a, key, value)
 }
 
 func (s *Store) tag(ctx context.Context, a *rotation.Attempt, key, value string) error {

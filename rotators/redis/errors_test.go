@@ -171,10 +171,10 @@ func TestURLs(t *testing.T) {
 	newUser(t, "linked", password, secure, plain)
 	watched := monitor(t, plain)
 	for url, c := range map[string]want{
-		fmt.Sprintf("rediss://linked:%s@localhost:%d/0", password, secure.Port):        {},
-		fmt.Sprintf("redis://linked:%s@localhost:%d", password, secure.Port):           {},
-		fmt.Sprintf("valkey://linked:%s@localhost:%d?ssl=false", password, plain.Port): {},
-		fmt.Sprintf("redis://linked:%s@localhost:%d", password, plain.Port):            {text: "without TLS does: .*\"ssl\": false"},
+		fmt.Sprintf("rediss://linked:%s@localhost:%d/0", password, secure.Port):              {},
+		fmt.Sprintf("redis://linked:%s@localhost:%d", password, secure.Port):                 {},
+		fmt.Sprintf("valkey://linked:%s@localhost:%d?sslmode=disable", password, plain.Port): {},
+		fmt.Sprintf("redis://linked:%s@localhost:%d", password, plain.Port):                  {text: "without TLS does: .*\"ssl\": false"},
 	} {
 		// A server without TLS waits for the end of a line that does not come, for
 		// as long as it is let; a third of this.
@@ -188,7 +188,7 @@ func TestURLs(t *testing.T) {
 		} else if c.text != "" {
 			c.check(t, err, password)
 		}
-		if strings.Contains(sent, password) != strings.Contains(url, "ssl=false") {
+		if strings.Contains(sent, password) != strings.Contains(url, "sslmode=disable") {
 			t.Errorf("%s: the password was sent in the clear, or was to be and was not", url)
 		}
 	}

@@ -71,7 +71,7 @@ func TestRotate(t *testing.T) {
 		for spelling, spell := range map[string]func(rotators.Secret) rotators.Secret{
 			"JSON": func(v rotators.Secret) rotators.Secret { return v },
 			"URL": func(rotators.Secret) rotators.Secret {
-				u := url.URL{Scheme: "redis", User: url.UserPassword(c.user, c.password), Host: fmt.Sprintf("localhost:%d", plain.Port), Path: "/0", RawQuery: "ssl=false"}
+				u := url.URL{Scheme: "redis", User: url.UserPassword(c.user, c.password), Host: fmt.Sprintf("localhost:%d", plain.Port), Path: "/0", RawQuery: "sslmode=disable"}
 				return rotators.NewSecret(u.String())
 			},
 		} {
