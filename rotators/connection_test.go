@@ -97,7 +97,6 @@ func TestWhatIsAConnectionString(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ text, field, want, problem string }{
-		{"jdbc:postgresql://db/shop?user=a&password=b&ssl=true&sslmode=disable", "ssl", "false", ""},
 		{"jdbc:postgresql://db/shop?user=a&password=b&PORT=5433", "port", "5433", ""},
 		{"jdbc:postgresql://db:1/shop?user=a&password=b&Port=5433", "port", "", "twice"},
 		{"jdbc:postgresql://db/shop?user=a&password=b&dbName=x", "dbname", "", "twice"},

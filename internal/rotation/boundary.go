@@ -277,6 +277,9 @@ func (m *mask) addUserinfo(text string) {
 	for _, at := range []int{first, last} {
 		if at > 0 && (at >= shortest || first == last) {
 			m.add(rest[:at])
+			if password, err := url.PathUnescape(rest[:at]); err == nil && password != rest[:at] {
+				m.add(password)
+			}
 		}
 	}
 }

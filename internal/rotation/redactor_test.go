@@ -41,6 +41,7 @@ func TestTheRedactorKnowsEveryForm(t *testing.T) {
 		{"URL in a public field", `{"host":"redis://u:s3cretONEs3cret@h:1","username":"u","password":"other-password"}`, "dial redis://u:s3cretONEs3cret@h:1", "s3cretONEs3cret"},
 		{"URLs in nodes", `{"nodes":["redis://u:s3cretONEs3cret@h:1"],"password":"other-password"}`, "dial redis://u:s3cretONEs3cret@h:1", "s3cretONEs3cret"},
 		{"host with a login", `{"host":"u:s3cretONEs3cret@h","password":"other-password"}`, "dial u:s3cretONEs3cret@h:1", "s3cretONEs3cret"},
+		{"URL that is refused", `{"url":"postgres://u:s3cret%2DONEs3cret@h/d?hostaddr=192.0.2.1","password":"other-password"}`, "bad password s3cret-ONEs3cret", "s3cret-ONEs3cret"},
 		{"libpq", `host=db user=app password=s3cretONEs3cret dbname=x`, "bad password s3cretONEs3cret", "s3cretONEs3cret"},
 		{"libpq, quoted", `host=db password='it\'s s3cret' dbname=x`, "bad password it's s3cret", "it's s3cret"},
 		{".NET", `Server=db;User Id=app;Password=s3cret ONE;Database=x`, "bad password s3cret ONE", "s3cret ONE"},
