@@ -137,14 +137,29 @@ func TestOneConnectionOfRedis(t *testing.T) {
 	}
 }
 
-// A role's own time limit for statements, as short as it can be, does not keep the password
-// from being changed.
+// A role's own time limit for statements does not keep the password from being changed, here
+// by a change that waits longer than that for a lock.
 func TestStatementTimeout(t *testing.T) {
 	e := engineOf(t, "PostgreSQL")
 	u := user{e, newName(), e.port()}
 	e.create(t, u.name, current)
-	inPostgres(t, "ALTER ROLE "+u.name+" SET statement_timeout TO '1ms'")
-	if err := e.new(nil).Set(t.Context(), strategies[0].rotation(u)); err != nil && !strings.Contains(err.Error(), "SELECT 1") {
+	inPostgres(t, "ALTER ROLE "+u.name+" SET statement_timeout TO '300ms'")
+	held := make(chan error, 1)
+	go func() {
+		held <- pg.Exec(context.Background(), "SET statement_timeout TO '20s'", `DO $$ BEGIN
+			LOCK TABLE pg_authid IN SHARE ROW EXCLUSIVE MODE;
+			WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE usename = '`+u.name+`' AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > '600ms') LOOP
+				PERFORM pg_stat_clear_snapshot(), pg_sleep(0.01);
+			END LOOP; END $$`)
+	}()
+	inPostgres(t, `DO $$ BEGIN
+		WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'pg_authid'::regclass AND mode = 'ShareRowExclusiveLock' AND granted) LOOP
+			PERFORM pg_sleep(0.01);
+		END LOOP; END $$`)
+	if err := e.new(nil).Set(t.Context(), strategies[0].rotation(u)); err != nil {
 		t.Error(err)
+	}
+	if err := <-held; err != nil {
+		t.Error("the change waited for no lock: ", err)
 	}
 }

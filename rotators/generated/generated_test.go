@@ -278,7 +278,7 @@ func TestKeyring(t *testing.T) {
 				t.Errorf("by default it counts until %v", until)
 			}
 			o.settings.Options["keyring"] = "no"
-			if o.rotate(); len(o.keys()) != 1 || strings.Contains(o.value, "exp") {
+			if o.rotate(); len(o.keys()) != 1 || strings.Contains(o.value, `"exp"`) {
 				t.Errorf("without a keyring %d keys count", len(o.keys()))
 			}
 		})
