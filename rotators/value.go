@@ -49,6 +49,30 @@ func (s Secret) Field(name string) (Secret, error) {
 	return NewSecret(f.text), nil
 }
 
+// Texts returns the texts that Field may read in the value, and names of fields, whatever else is wrong
+// with the value: of a JSON object those of connection strings in its members, too. They are
+// what an error may quote.
+func (s Secret) Texts() (texts []string) {
+	add := func(v value) {
+		for _, f := range v.fields {
+			texts = append(texts, f.name, f.text)
+		}
+	}
+	if text := s.Reveal(); !strings.HasPrefix(strings.TrimSpace(text), "{") {
+		v, _ := parseConnection(text) // its fields up to what cannot be read
+		add(v)
+		return texts
+	}
+	object, _ := parseObject(s.Reveal())
+	add(object)
+	for _, f := range object.fields {
+		if inner, err := parseConnection(f.text); !errors.Is(err, errNoConnection) {
+			add(inner)
+		}
+	}
+	return texts
+}
+
 // Replace returns the value with one existing string field replaced and every
 // other byte as it was: order, white space and number spellings included. In a
 // connection string only the user and the password can be replaced.

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/rekeyhq/rekey/internal/localaws"
 )
 
 // TestGuessesInOnesOwnValue has the owner of a secret write guesses of an admin's password
@@ -60,9 +63,11 @@ func TestGuessesInOnesOwnValue(t *testing.T) {
 	}
 }
 
-// Errors also show pieces of connection strings, decoded on the way, and names of members.
+// Errors also show pieces of connection strings, decoded on the way, names of members, and
+// what else than the value the owner wrote.
 func TestGuessesInAConnectionStringAndInNames(t *testing.T) {
-	const right = "tr0ub4dor-3"
+	right := "tr0ub4dor-3"
+	spell := func(guess string) string { return guess }
 	guesses := func(n int, with bool, between string) string {
 		var all []string
 		for i := range n {
@@ -70,6 +75,9 @@ func TestGuessesInAConnectionStringAndInNames(t *testing.T) {
 		}
 		if with {
 			all[n/2] = right
+		}
+		for i := range all {
+			all[i] = spell(all[i])
 		}
 		return strings.Join(all, between)
 	}
@@ -85,44 +93,86 @@ func TestGuessesInAConnectionStringAndInNames(t *testing.T) {
 			return w.lastError()
 		}
 	}
+	// begun is a secret within a grace, whose current version is the value that ends so.
+	begun := func(w *world, d *database, strategy, end string, tags ...string) string {
+		admin := w.newSecret("dba/person", d.value(account{"dba_person", right}, "port", 1)) // of any other server
+		me := account{fmt.Sprintf("me_%d", serial.Add(1)), "my-Own-password-1"}
+		w.check(d.create(t.Context(), me.user, me.password))
+		arn := w.newSecret("mine", d.value(account{me.user, "an-older-password"}), append(tags, "rekey:admin", admin, "rekey:strategy", strategy, "rekey:grace", "1d")...)
+		older, _ := w.current(arn)
+		w.put(arn, strings.TrimSuffix(d.value(me), "}")+strings.ReplaceAll(end, "PASSWORD", me.password))
+		w.tag(arn, "rekey:retire", older)
+		return arn
+	}
 	inName := func(d *database, strategy string) rotate {
 		return func(w *world, with bool) string {
-			admin := w.newSecret("dba/person", d.value(account{"dba_person", right}, "port", 1)) // of any other server
-			me := account{fmt.Sprintf("me_%d", serial.Add(1)), "my-Own-password-1"}
-			w.check(d.create(t.Context(), me.user, me.password))
-			arn := w.newSecret("mine", d.value(account{me.user, "an-older-password"}), "rekey:admin", admin, "rekey:strategy", strategy, "rekey:grace", "1d")
-			older, _ := w.current(arn)
-			w.put(arn, d.value(me, guesses(600, with, " "), me.password))
-			w.tag(arn, "rekey:retire", older)
-			if w.rotate(arn) == nil {
+			if w.rotate(begun(w, d, strategy, `,"`+guesses(600, with, ";")+`":"PASSWORD"}`)) == nil {
 				t.Fatalf("%s: the rotation did not fail", d.engine)
 			}
 			return w.lastError()
 		}
 	}
-	for name, rotate := range map[string]rotate{
-		"host in a URL":            inHost(`{"DATABASE_URL":"postgres://me:my-Own-password-1@%s:5432/bank"}`, 20),
-		"host in a URL of JDBC":    inHost(`{"url":"jdbc:postgresql://%s:5432/bank?user=me&password=my-Own-password-1"}`, 20),
-		"host beside the password": inHost(`{"url":"jdbc:postgresql://%s:5432/bank","username":"me","password":"my-Own-password-1"}`, 20),
-		"host in libpq's text":     inHost(`{"url":"host=%s user=me password=my-Own-password-1 dbname=x"}`, 20),
-		"database in a URL": func(w *world, with bool) string {
+	inDatabase := func(format, between string) rotate {
+		return func(w *world, with bool) string {
 			admin := w.newSecret("dba/person", bankPostgres.value(account{"dba_person", right}))
 			me := account{fmt.Sprintf("me_%d", serial.Add(1)), "my-Own-password-1"}
 			w.check(bankPostgres.create(t.Context(), me.user, me.password))
-			value := fmt.Sprintf(`{"DATABASE_URL":"postgres://%s:%s@%s:%d/%s"}`, me.user, me.password, bankPostgres.host, bankPostgres.port, guesses(600, with, "%20"))
+			value := strings.NewReplacer("USER", me.user, "PASSWORD", me.password, "HOST", bankPostgres.host, "PORT", fmt.Sprint(bankPostgres.port), "GUESSES", guesses(600, with, between)).Replace(format)
 			if w.rotate(w.newSecret("mine", value, "rekey:rotator", "postgres", "rekey:strategy", "single-user", "rekey:admin", admin)) == nil {
 				t.Fatal("the rotation did not fail")
 			}
 			return w.lastError()
-		},
+		}
+	}
+	for name, rotate := range map[string]rotate{
+		"host in a URL":                inHost(`{"DATABASE_URL":"postgres://me:my-Own-password-1@%s:5432/bank"}`, 20),
+		"host in a URL of JDBC":        inHost(`{"url":"jdbc:postgresql://%s:5432/bank?user=me&password=my-Own-password-1"}`, 20),
+		"host beside the password":     inHost(`{"url":"jdbc:postgresql://%s:5432/bank","username":"me","password":"my-Own-password-1"}`, 20),
+		"host in libpq's text":         inHost(`{"url":"host=%s user=me password=my-Own-password-1 dbname=x"}`, 20),
+		"database in a URL":            inDatabase(`{"DATABASE_URL":"postgres://USER:PASSWORD@HOST:PORT/GUESSES"}`, "%20"),
 		"name of a member, MariaDB":    inName(bankMariaDB, "overlap"),
 		"name of a member, PostgreSQL": inName(bankPostgres, "alternating-users"),
+		"AllowedPattern": func(w *world, with bool) string {
+			d := bankMariaDB
+			admin := w.newSecret("dba/person", d.value(account{"dba_person", right}, "port", 1))
+			me := account{fmt.Sprintf("me_%d", serial.Add(1)), "my-Own-password-1"}
+			w.check(d.create(t.Context(), me.user, me.password))
+			w.cloud.AddParameter(localaws.Parameter{Name: "/mine/p", Type: "SecureString", Value: d.value(account{me.user, "an-older-password"}), Tags: map[string]string{
+				"rekey:every": "30d", "rekey:rotator": "mariadb", "rekey:strategy": "overlap", "rekey:admin": admin, "rekey:grace": "1d", "rekey:retire": "1 2099-01-01T00:00:00Z"},
+				Changed: time.Now().AddDate(0, 0, -50)})
+			w.putParameter("/mine/p", d.value(me))
+			w.check(w.cloud.EditParameter("/mine/p", func(p *localaws.Parameter) { p.AllowedPattern = ".*password-1.*|" + guesses(80, with, "|") }))
+			w.tick()
+			return w.lastError()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, with := range []bool{false, true} {
 				if text := rotate(newWorld(t), with); strings.Contains(text, "[redacted]") || !strings.Contains(text, "g-000") {
 					t.Errorf("with the right guess %v: %.600s", with, text)
 				}
+			}
+		})
+	}
+
+	// What reads the value may decode otherwise than what looks through the error.
+	for name, c := range map[string]struct {
+		right  string
+		spell  func(guess string) string
+		rotate rotate
+	}{
+		"+ for a space": {"correct horse 7", func(g string) string { return strings.ReplaceAll(g, " ", "+") }, inName(bankMariaDB, "overlap")},
+		"+ for a space, JDBC": {"correct horse 7", func(g string) string { return strings.ReplaceAll(g, " ", "+") },
+			inDatabase("jdbc:postgresql://HOST:PORT/GUESSES?user=USER&password=PASSWORD", ";")},
+		"quotes doubled":       {"it's-me-4me", func(g string) string { return strings.ReplaceAll(g, "'", "''") }, inName(bankMariaDB, "overlap")},
+		"half a surrogate":     {"tr0ub4dor-3", func(g string) string { return fmt.Sprintf(`\ud800\u%04x%s`, g[0], g[1:]) }, inName(bankMariaDB, "overlap")},
+		"backslashes of libpq": {"tr0ub4dor-3", func(g string) string { return `\` + strings.Join(strings.Split(g, ""), `\`) }, inDatabase("host=HOST port=PORT user=USER password=PASSWORD dbname=GUESSES", ";")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			right, spell = c.right, c.spell
+			without := strings.Contains(c.rotate(newWorld(t), false), "[redacted]")
+			if text := c.rotate(newWorld(t), true); strings.Contains(text, "[redacted]") != without {
+				t.Errorf("%.600s", text)
 			}
 		})
 	}

@@ -113,6 +113,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 		}
 		s.described = d
 	}
+	a.Written = []string{s.described.AllowedPattern, s.described.Description, s.described.KeyID}
 	if a.State == rotation.Stored {
 		err = s.waitToPromote(ctx)
 	}

@@ -32,26 +32,49 @@ func newEncoding(bits int, alphabet, more string, from int) (e encoding) {
 	return e
 }
 
-// from returns the read of a code: it decodes a word as if the encoding began some characters
-// later, because what stands before that may look like a part of the word. A word that
-// encodes no text stays as it is.
-func (e encoding) from(skip int) func(text string) (int, string, []span, bool) {
+// ways returns the codes that decode words in the first way in which text comes out, in the
+// second, and so on.
+func (e encoding) ways() (ways []code) {
+	for n := range e.starts() {
+		ways = append(ways, code{encodes: true, read: e.nth(n)})
+	}
+	return ways
+}
+
+// nth returns the read of a code: it decodes a word in the nth way in which text comes out, or in
+// the first if there are fewer. What stands before the encoding may look like a part of the word, so
+// the encoding may begin at any of the first characters that make whole bytes together.
+// A word that encodes no text stays as it is.
+func (e encoding) nth(n int) func(text string) (int, string, []span, bool) {
 	return func(text string) (length int, meaning string, at []span, ok bool) {
 		length = e.word(text)
-		if length <= skip {
-			return max(1, length), "", nil, false
+		found := 0
+		for skip := 0; skip < min(e.starts(), length) && found <= n; skip++ {
+			var b strings.Builder
+			e.decode(text[skip:length], func(c byte, _, _ int) { b.WriteByte(c) })
+			if !textual(b.String()) {
+				continue
+			}
+			found++
+			if meaning == "" || found > n {
+				meaning, at = text[:skip]+b.String(), nil
+				for i := range skip {
+					at = append(at, span{int32(i), int32(i + 1)})
+				}
+				e.decode(text[skip:length], func(_ byte, begin, end int) { at = append(at, span{int32(skip + begin), int32(skip + end)}) })
+			}
 		}
-		var b strings.Builder
-		e.decode(text[skip:length], func(c byte, _, _ int) { b.WriteByte(c) })
-		if !textual(b.String()) {
-			return length, "", nil, false
-		}
-		for i := range skip {
-			at = append(at, span{int32(i), int32(i + 1)})
-		}
-		e.decode(text[skip:length], func(_ byte, begin, end int) { at = append(at, span{int32(skip + begin), int32(skip + end)}) })
-		return length, text[:skip] + b.String(), at, true
+		return max(1, length), meaning, at, meaning != ""
 	}
+}
+
+// starts is how many characters make whole bytes together.
+func (e encoding) starts() int {
+	n := 1
+	for n*e.bits%8 != 0 {
+		n++
+	}
+	return n
 }
 
 // decode calls yield with each byte that a word stands for, and where its bits stand.

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // escape returns the read of a code of which each escape stands for one character.
@@ -35,8 +36,9 @@ func backslash(text string) (int, string) {
 		return 4, string([]byte{byte(c)})
 	}
 	if utf16.IsSurrogate(c) && strings.HasPrefix(text[2+digits:], `\u`) {
-		if low, ok := number(text, 4+digits, 4); ok {
-			return 8 + digits, string(utf16.DecodeRune(c, low))
+		low, _ := number(text, 4+digits, 4)
+		if pair := utf16.DecodeRune(c, low); pair != utf8.RuneError {
+			return 8 + digits, string(pair)
 		}
 	}
 	return 2 + digits, string(c)

@@ -41,16 +41,18 @@ func Of(text string, depth int) (all []Reading, complete bool) {
 		from := last
 		last = len(all)
 		for _, r := range all[from:last] {
-			for _, c := range codes {
-				next, ok := r.decoded(c)
-				if !ok || seen[next.Text] {
-					continue
+			for _, ways := range codes {
+				for _, c := range ways {
+					next, ok := r.decoded(c)
+					if !ok || seen[next.Text] {
+						break // nor does the next way give anything new
+					}
+					if read += len(next.Text); read > maxRead {
+						return all, false
+					}
+					seen[next.Text] = true
+					all = append(all, next)
 				}
-				if read += len(next.Text); read > maxRead {
-					return all, false
-				}
-				seen[next.Text] = true
-				all = append(all, next)
 			}
 		}
 	}
@@ -67,12 +69,15 @@ type code struct {
 	read func(text string) (length int, meaning string, at []span, ok bool)
 }
 
-// codes are the escapes, and base64 and hexadecimal digits from each character at which
-// they may begin within a longer word.
-var codes = []code{
-	{marks: `\`, read: escape(backslash)}, {marks: "%", read: escape(percent)}, {marks: "&", read: escape(entity)}, {marks: "\x00", read: escape(wide)},
-	{encodes: true, read: base64.from(0)}, {encodes: true, read: base64.from(1)}, {encodes: true, read: base64.from(2)}, {encodes: true, read: base64.from(3)},
-	{encodes: true, read: hexadecimal.from(0)}, {encodes: true, read: hexadecimal.from(1)},
+// codes are the escapes, each of which is read in one way, and the encodings, of which a word
+// may make text in several.
+var codes = [][]code{
+	{{marks: `\`, read: escape(backslash)}},
+	{{marks: "%", read: escape(percent)}},
+	{{marks: "&", read: escape(entity)}},
+	{{marks: "\x00", read: escape(wide)}},
+	base64.ways(),
+	hexadecimal.ways(),
 }
 
 // decoded returns the reading with all decoded that a code has written, if there is any.

@@ -71,19 +71,30 @@ func IsPanic(err error) bool {
 	return errors.As(err, &p)
 }
 
+// mask knows the values of one attempt and hides them in texts. It takes them apart only when
+// there is a text, and one after the other: the parts take many times the memory.
+type mask struct {
+	values []known
+	own    map[string]int // what the owner of the rotated secret wrote, and how deep that is decoded
+}
+
+// known is a value that is to be hidden.
+type known struct {
+	value rotators.Secret
+	other bool // of another secret than the rotated one
+}
+
 // form is a known text, as some programs spell it, and the number of the value that it is of.
 type form struct {
 	text, known string
 	source      int
-	other       bool // of another secret than the rotated one
+	other       bool
 }
 
-// mask knows the values of one attempt and hides them in texts.
-type mask struct {
+// parts are the texts that a value consists of.
+type parts struct {
 	forms  []form
-	source int            // of what is learned now
-	known  map[string]int // how deep texts were looked into
-	own    []string       // what the owner of the rotated secret wrote
+	looked map[string]int // how deep texts were looked into
 }
 
 // deepest is how deep values are looked for in values: a URL in a field of an object in a
@@ -101,100 +112,129 @@ const shortest = 4
 // learn adds a value of the rotated secret: the whole of it, and the fields of a JSON object
 // or URL. Fields that say where a credential belongs, such as host, stay readable.
 func (m *mask) learn(value rotators.Secret) {
-	m.source++
-	m.wrote(value.Reveal())
-	m.learnTo(deepest, value)
+	m.wroteValue(value)
+	m.add(value, false)
 }
 
 // learnOther adds the value of another secret.
-func (m *mask) learnOther(value rotators.Secret) {
-	m.source++
-	other := &mask{source: m.source}
-	other.learnTo(deepest, value)
-	for _, f := range other.forms {
-		f.other = true
-		m.forms = append(m.forms, f)
+func (m *mask) learnOther(value rotators.Secret) { m.add(value, true) }
+
+func (m *mask) add(value rotators.Secret, other bool) {
+	same := func(k known) bool { return k.other == other && k.value.Equal(value) }
+	if !value.IsZero() && !slices.ContainsFunc(m.values, same) {
+		m.values = append(m.values, known{value, other})
 	}
 }
 
-// wrote notes a text that the owner of the rotated secret wrote. The owner may guess there at
+// wrote notes texts that the owner of the rotated secret wrote. The owner may guess there at
 // the value of another secret, hundreds of times: showing the owner's own text tells the
 // owner nothing, and hiding a part of that text would say which guess is right.
-func (m *mask) wrote(text string) {
-	if text != "" && !slices.Contains(m.own, text) {
-		m.own = append(m.own, text)
-	}
+func (m *mask) wrote(texts ...string) {
+	m.note(decodings+1, strings.Join(texts, between)) // an error may quote a text once more
 }
 
-// How many decodings of a text are looked through: JSON in JSON or in base64 in an error. What
-// the owner wrote may have been decoded twice before it came into the error.
-const (
-	decodings    = 2
-	ownDecodings = decodings + 2
-)
-
-// ownReadings returns what the owner of the rotated secret wrote, in every reading and without
-// capitals, because host names lose them. It is not complete if there are too many readings.
-func (m *mask) ownReadings() (all []string, complete bool) {
-	complete = true
-	for _, text := range m.own {
-		read, whole := readings.Of(text, ownDecodings)
-		complete = complete && whole
-		for _, r := range read {
-			all = append(all, strings.ToLower(r.Text))
+// wroteValue notes a value as a whole, and what is read in it.
+func (m *mask) wroteValue(value rotators.Secret) {
+	if _, noted := m.own[value.Reveal()]; noted || value.IsZero() {
+		return
+	}
+	m.note(decodings+2, value.Reveal())
+	texts := value.Texts()
+	d := json.NewDecoder(strings.NewReader(value.Reveal()))
+	for token, err := d.Token(); err == nil; token, err = d.Token() {
+		if text, ok := token.(string); ok {
+			texts = append(append(texts, text), rotators.NewSecret(text).Texts()...)
 		}
 	}
-	return all, complete
+	m.wrote(texts...)
 }
 
-func (m *mask) learnTo(depth int, value rotators.Secret) {
+func (m *mask) note(depth int, text string) {
+	if m.own == nil {
+		m.own = map[string]int{}
+	}
+	m.own[text] = max(m.own[text], depth)
+}
+
+// between stands between texts that are noted together. It is in no alphabet of an encoding,
+// and in no error.
+const between = "\x1f"
+
+// decodings is how deep an error is decoded in which known texts are looked for: JSON in JSON,
+// or in base64.
+const decodings = 2
+
+// without takes from forms those of other secrets that the owner of the rotated secret wrote,
+// in any reading. Capitals do not count, because host names lose them; and of what is
+// known by a spelling the owner may have written that, or what is spelled so. It is not sure
+// if what the owner wrote has too many readings.
+func (m *mask) without(forms []form) (left []form, sure bool) {
+	sure = true
+	for text, depth := range m.own {
+		all, complete := readings.Of(text, depth)
+		sure = sure && complete
+		others := slices.ContainsFunc(forms, func(f form) bool { return f.other })
+		for _, r := range all {
+			if !others {
+				break
+			}
+			index := suffixarray.New([]byte(strings.ToLower(r.Text)))
+			has := func(text string) bool { return len(index.Lookup([]byte(strings.ToLower(text)), 1)) > 0 }
+			forms = slices.DeleteFunc(forms, func(f form) bool { return f.other && (has(f.text) || has(f.known)) })
+		}
+	}
+	return forms, sure
+}
+
+// learnTo adds a value: the whole of it, and what it consists of down to a depth.
+func (p *parts) learnTo(depth int, value rotators.Secret) {
 	whole := value.Reveal()
-	looked, known := m.known[whole]
+	looked, known := p.looked[whole]
 	if whole == "" || known && looked >= depth {
 		return
 	}
-	if m.known == nil {
-		m.known = map[string]int{}
+	if p.looked == nil {
+		p.looked = map[string]int{}
 	}
-	m.known[whole] = depth
+	p.looked[whole] = depth
 	if !known {
-		m.add(whole)
+		p.add(whole)
 	}
 	if depth == 0 {
 		return
 	}
 	if trimmed := strings.TrimSpace(whole); trimmed != whole && len(trimmed) >= shortest {
-		m.learnTo(depth, rotators.NewSecret(trimmed))
+		p.learnTo(depth, rotators.NewSecret(trimmed))
 	}
-	m.addLogin(value)
-	if m.addJSON(depth, whole) {
+	p.addLogin(value)
+	if p.addJSON(depth, whole) {
 		return
 	}
-	m.addLines(whole)
-	m.addParameters(depth, value)
-	m.addPairs(depth, whole)
+	p.addLines(whole)
+	p.addParameters(depth, value)
+	p.addPairs(depth, whole)
 }
 
 // addLogin adds the password of a value whatever its length, and the password after the
 // user's name, as an Authorization header has them: a short one alone is not looked for in
 // base64.
-func (m *mask) addLogin(value rotators.Secret) {
+func (p *parts) addLogin(value rotators.Secret) {
 	password, err := value.Field("password")
 	if err != nil || password.IsZero() {
 		return
 	}
-	m.add(password.Reveal())
+	p.add(password.Reveal())
 	if trimmed := strings.TrimSpace(password.Reveal()); trimmed != "" {
-		m.add(trimmed)
+		p.add(trimmed)
 	}
 	if user, err := value.Field("username"); err == nil {
-		m.add(user.Reveal() + ":" + password.Reveal())
+		p.add(user.Reveal() + ":" + password.Reveal())
 	}
 }
 
 // addJSON adds what stands in a JSON text, and reports whether the text is an object, an
 // array or a string. Of a field that is there twice it adds both.
-func (m *mask) addJSON(depth int, text string) bool {
+func (p *parts) addJSON(depth int, text string) bool {
 	trimmed := strings.TrimSpace(text)
 	if trimmed == "" || !strings.Contains(`{["`, trimmed[:1]) || !json.Valid([]byte(trimmed)) {
 		return false
@@ -225,13 +265,13 @@ func (m *mask) addJSON(depth int, text string) bool {
 			levels = levels[:len(levels)-1]
 		case string:
 			if public {
-				m.addCredentials(token)
+				p.addCredentials(token)
 			} else {
-				m.addLeaf(depth, token)
+				p.addLeaf(depth, token)
 			}
 		case json.Number:
 			if !public {
-				m.addNumber(token)
+				p.addNumber(token)
 			}
 		}
 		public = false
@@ -242,14 +282,14 @@ func (m *mask) addJSON(depth int, text string) bool {
 }
 
 // addNumber adds a number as it is spelled, and as Go prints it.
-func (m *mask) addNumber(n json.Number) {
+func (p *parts) addNumber(n json.Number) {
 	if len(n) >= shortest {
-		m.add(n.String())
+		p.add(n.String())
 	}
 	if f, err := n.Float64(); err == nil {
 		for _, form := range []byte("gf") {
 			if text := strconv.FormatFloat(f, form, -1, 64); len(text) >= shortest && len(text) <= 64 {
-				m.add(text)
+				p.add(text)
 			}
 		}
 	}
@@ -257,15 +297,15 @@ func (m *mask) addNumber(n json.Number) {
 
 // addCredentials adds the password in a text that is public but for that: a host that is
 // written as a URL with a login.
-func (m *mask) addCredentials(text string) {
-	m.addLogin(rotators.NewSecret(text))
-	m.addUserinfo(text)
+func (p *parts) addCredentials(text string) {
+	p.addLogin(rotators.NewSecret(text))
+	p.addUserinfo(text)
 }
 
 // addUserinfo adds what stands between the user and the host of a connection string, up to
 // the first and up to the last at sign: user:password@host, with a scheme or without, as
 // drivers for Go spell it, and with a password that should have been escaped.
-func (m *mask) addUserinfo(text string) {
+func (p *parts) addUserinfo(text string) {
 	if _, rest, ok := strings.Cut(text, "://"); ok {
 		text = rest
 	}
@@ -276,9 +316,9 @@ func (m *mask) addUserinfo(text string) {
 	first, last := strings.Index(rest, "@"), strings.LastIndex(rest, "@")
 	for _, at := range []int{first, last} {
 		if at > 0 && (at >= shortest || first == last) {
-			m.add(rest[:at])
+			p.add(rest[:at])
 			if password, err := url.PathUnescape(rest[:at]); err == nil && password != rest[:at] {
-				m.add(password)
+				p.add(password)
 			}
 		}
 	}
@@ -286,8 +326,8 @@ func (m *mask) addUserinfo(text string) {
 
 // addPairs adds the values of a connection string of names and values, as libpq and .NET
 // have it, and of a file of such lines: host=db password='it”s', Server=db;Password=x.
-func (m *mask) addPairs(depth int, text string) {
-	m.addUserinfo(text)
+func (p *parts) addPairs(depth int, text string) {
+	p.addUserinfo(text)
 	const space = " \t\r\n;&"
 	for rest := text; ; {
 		name, after, ok := strings.Cut(rest, "=")
@@ -299,7 +339,7 @@ func (m *mask) addPairs(depth int, text string) {
 		var value string
 		if after != "" && (after[0] == '\'' || after[0] == '"') {
 			value, rest = quoted(after)
-			m.addPair(depth, name, after[1:max(1, len(after)-len(rest)-1)])
+			p.addPair(depth, name, after[1:max(1, len(after)-len(rest)-1)])
 		} else {
 			end := strings.IndexAny(after, space)
 			if end < 0 {
@@ -308,10 +348,10 @@ func (m *mask) addPairs(depth int, text string) {
 			value, rest = after[:end], after[end:]
 			// With semicolons between them, values may hold spaces.
 			if semicolon := strings.IndexAny(after[:min(len(after), longestSpaced)], ";\n"); semicolon > end {
-				m.addPair(depth, name, strings.TrimSpace(after[:semicolon]))
+				p.addPair(depth, name, strings.TrimSpace(after[:semicolon]))
 			}
 		}
-		m.addPair(depth, name, value)
+		p.addPair(depth, name, value)
 	}
 }
 
@@ -319,9 +359,9 @@ func (m *mask) addPairs(depth int, text string) {
 // look through all that follows.
 const longestSpaced = 256
 
-func (m *mask) addPair(depth int, name, value string) {
+func (p *parts) addPair(depth int, name, value string) {
 	if !rotators.Public(strings.TrimSpace(name)) {
-		m.addLeaf(depth, value)
+		p.addLeaf(depth, value)
 	}
 }
 
@@ -345,7 +385,7 @@ func quoted(text string) (value, rest string) {
 
 // addParameters adds the query parameters of a URL, as they are and as they are
 // spelled.
-func (m *mask) addParameters(depth int, value rotators.Secret) {
+func (p *parts) addParameters(depth int, value rotators.Secret) {
 	_, query, _ := strings.Cut(value.Reveal(), "?")
 	query, _, _ = strings.Cut(query, "#")
 	for pair := range strings.SplitSeq(strings.TrimSpace(query), "&") {
@@ -353,10 +393,10 @@ func (m *mask) addParameters(depth int, value rotators.Secret) {
 		if rotators.Public(name) {
 			continue
 		}
-		m.addLeaf(depth, spelled)
+		p.addLeaf(depth, spelled)
 		for _, unescape := range []func(string) (string, error){url.QueryUnescape, url.PathUnescape} {
 			if parameter, err := unescape(spelled); err == nil {
-				m.addLeaf(depth, parameter)
+				p.addLeaf(depth, parameter)
 			}
 		}
 	}
@@ -367,32 +407,32 @@ const longLine = 16
 
 // addLines adds the lines of a text that has several, a private key say: an error
 // may show but a piece of it.
-func (m *mask) addLines(text string) {
+func (p *parts) addLines(text string) {
 	if !strings.Contains(strings.TrimSpace(text), "\n") {
 		return
 	}
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if len(line) >= longLine && !strings.HasPrefix(line, "-----") {
-			m.add(line)
+			p.add(line)
 		}
 	}
 }
 
 // addLeaf adds a text within a value, and what it holds down to a depth: it may be an
 // object or a URL.
-func (m *mask) addLeaf(depth int, text string) {
+func (p *parts) addLeaf(depth int, text string) {
 	if len(text) >= shortest {
-		m.learnTo(depth-1, rotators.NewSecret(text))
+		p.learnTo(depth-1, rotators.NewSecret(text))
 	}
 }
 
 // add adds a text, and the spellings of it that decoding does not turn into it.
-func (m *mask) add(text string) {
+func (p *parts) add(text string) {
 	forms := []string{text, strings.ReplaceAll(text, `'`, `''`), strings.ReplaceAll(text, " ", "+"), bounded.Printable(text), bounded.Lines(text)}
 	slices.Sort(forms)
 	for _, spelled := range slices.Compact(forms) {
-		m.forms = append(m.forms, form{text: spelled, known: text, source: m.source})
+		p.forms = append(p.forms, form{text: spelled, known: text})
 	}
 }
 
@@ -425,8 +465,15 @@ func (m *mask) show(text string) string {
 	return b.String()
 }
 
-// notShown is in the place of an error of which nobody can tell what its owner wrote.
-const notShown = " (nothing of the error is shown, because the value of this secret has more encodings in one another than rekey looks through)"
+// maxKnown is how many bytes of values are taken apart for one text: a megabyte takes a second,
+// or five if somebody wrote it for that. A secret has up to a hundred old versions, most of a kilobyte.
+const maxKnown = 2 << 20
+
+// What is in the place of an error that cannot be redacted.
+const (
+	tooMuch = " (nothing of the error is shown, because the versions of this secret are together larger than rekey looks through)"
+	tooDeep = " (nothing of the error is shown, because the value of this secret has more encodings in one another than rekey looks through)"
+)
 
 // around returns what stands before, between and after known texts. The longest are looked
 // for first, and a text that overlaps a longer one of another value does not count: whoever
@@ -435,7 +482,25 @@ const notShown = " (nothing of the error is shown, because the value of this sec
 // the owner of the rotated secret wrote is shown, whatever it has in common with the value
 // of another secret.
 func (m *mask) around(text string) []string {
-	forms := slices.Clone(m.forms)
+	size := 0
+	for _, k := range m.values {
+		size += len(k.value.Reveal())
+	}
+	if size > maxKnown {
+		return []string{"", tooMuch}
+	}
+	views := viewsOf(text)
+	var forms []form // those that stand in the text
+	for i, k := range m.values {
+		p := parts{}
+		p.learnTo(deepest, k.value)
+		for _, f := range p.forms {
+			f.source, f.other = i+1, k.other
+			if slices.ContainsFunc(views, func(v view) bool { return v.has(f) }) {
+				forms = append(forms, f)
+			}
+		}
+	}
 	slices.SortFunc(forms, func(a, b form) int {
 		if a.text == b.text && a.other != b.other { // so that the one of the rotated secret stays
 			if b.other {
@@ -446,25 +511,17 @@ func (m *mask) around(text string) []string {
 		return cmp.Or(len(b.text)-len(a.text), strings.Compare(a.text, b.text), a.source-b.source)
 	})
 	forms = slices.CompactFunc(forms, func(a, b form) bool { return a.text == b.text })
-	var own []string
-	if slices.ContainsFunc(forms, func(f form) bool { return f.other }) {
-		var complete bool
-		if own, complete = m.ownReadings(); !complete {
-			return []string{"", notShown} // whatever it is: to tell by what it holds would tell a guess
+	if slices.ContainsFunc(m.values, func(k known) bool { return k.other }) {
+		var sure bool
+		if forms, sure = m.without(forms); !sure {
+			return []string{"", tooDeep} // whatever the text is: to go by what it holds would tell a guess
 		}
-	}
-	isOwn := func(known string) bool {
-		known = strings.ToLower(known)
-		return slices.ContainsFunc(own, func(text string) bool { return strings.Contains(text, known) })
 	}
 	of := make([]int32, len(text))      // by which value each byte is known; 0: by none
 	begins := make([]bool, len(text)+1) // where a known text begins that overlaps none before it
-	views := viewsOf(text)
 	for _, f := range forms {
 		for _, v := range views {
-			if f.text != "" && v.has(f) && !(f.other && isOwn(f.known)) {
-				v.mark(f, of, begins)
-			}
+			v.mark(f, of, begins)
 		}
 	}
 	parts, end := []string{}, 0
@@ -495,34 +552,33 @@ func viewsOf(text string) (views []view) {
 	return views
 }
 
-// has reports whether a known text stands in the view. Of the many that are looked for few
-// do, and a look takes as long as the known text, not as the view.
+// has reports whether a known text stands in the view. It takes as long as that text, not as
+// the view.
 func (v view) has(f form) bool {
-	return (!v.Encoded || len(f.text) >= shortest) && len(v.index.Lookup([]byte(f.text), 1)) > 0
+	return f.text != "" && (!v.Encoded || len(f.text) >= shortest) && len(v.index.Lookup([]byte(f.text), 1)) > 0
 }
 
 // mark notes where a known text stands and overlaps none of another value.
 func (v view) mark(f form, of []int32, begins []bool) {
-	source := int32(f.source + 1)
+	if !v.has(f) {
+		return
+	}
+	source := int32(f.source)
+	places := v.index.Lookup([]byte(f.text), -1)
+	slices.Sort(places)
+	last := 0 // where the text ended that was noted last: one that overlaps itself is noted once
 next:
-	for from := 0; ; {
-		at := strings.Index(v.Text[from:], f.text)
-		if at < 0 {
-			return
+	for _, at := range places {
+		if at < last {
+			continue
 		}
-		at += from
-		from = at + len(f.text)
-		begin, end := v.Place(at, from)
+		begin, end := v.Place(at, at+len(f.text))
 		for i := begin; i < end; i++ {
-			if other := of[i]; other != 0 && other != source {
-				for from = at + 1; from < len(v.Text); from++ {
-					if b, _ := v.Place(from, from+1); b > i && of[b] != other {
-						break
-					}
-				}
+			if of[i] != 0 && of[i] != source {
 				continue next
 			}
 		}
+		last = at + len(f.text)
 		begins[begin] = begins[begin] || of[begin] == 0
 		for i := begin; i < end; i++ {
 			of[i] = source

@@ -101,8 +101,6 @@ type work struct {
 	rotator string
 	action  action
 	retired string // the version that was retired, if one was
-	// leftovers is how many bytes of versions without a label have been read.
-	leftovers int
 	// overtaken: somebody else changed the value, and the attempt is over.
 	overtaken bool
 }
@@ -150,9 +148,11 @@ func (w *work) load(ctx context.Context, token string) (err error) {
 	if w.attempt, err = w.store.Load(ctx, w.id, token); err != nil {
 		return err
 	}
-	for _, known := range w.attempt.Known {
-		w.mask.add(known.Reveal())
+	a := w.attempt
+	for _, known := range a.Known {
+		w.mask.learn(known)
 	}
+	w.mask.wrote(slices.Concat(a.Tags.Written, a.Written, []string{a.ID, a.Token, a.Current, a.Previous, a.Former})...)
 	return nil
 }
 
@@ -444,7 +444,7 @@ func (w *work) use(ctx context.Context, holds func(rotators.Secret) bool) (rotat
 	}
 	for value, err := range w.store.Leftovers(ctx, now) {
 		if err == nil {
-			value, err = w.presentLeftover(value)
+			value, err = w.present(value)
 		}
 		if err != nil {
 			return 0, err
@@ -962,7 +962,7 @@ func (w *work) rotation(current, pending rotators.Secret) rotators.Rotation {
 						continue // an older KMS key is gone, say: nobody can tell what it was
 					}
 					if err == nil {
-						if stored, err = w.presentLeftover(stored); rotators.IsPermanent(err) {
+						if stored, err = w.present(stored); rotators.IsPermanent(err) {
 							continue // it was no credential
 						}
 					}
@@ -1027,21 +1027,6 @@ func (w *work) present(stored rotators.Secret) (rotators.Secret, error) {
 	value, err := w.attempt.Tags.present(stored)
 	w.mask.learn(value)
 	return value, err
-}
-
-// maxLeftovers is how many bytes the versions without a label may have together that an
-// invocation reads: sixteen of the largest. What is read is kept, to be redacted, and takes ten times
-// as much memory; Secrets Manager keeps about a hundred such versions.
-const maxLeftovers = 1 << 20
-
-// presentLeftover is present for a version without a label.
-func (w *work) presentLeftover(stored rotators.Secret) (rotators.Secret, error) {
-	if _, known := w.mask.known[stored.Reveal()]; !known {
-		if w.leftovers += len(stored.Reveal()); w.leftovers > maxLeftovers {
-			return rotators.Secret{}, fmt.Errorf("the old versions that have no label are larger than %d bytes together, and rekey reads no more of them: set the target's credential by hand to that of the current version, and rotate again", maxLeftovers)
-		}
-	}
-	return w.present(stored)
 }
 
 func (w *work) pause(ctx context.Context, d time.Duration) error {

@@ -82,7 +82,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	}
 	s.rotated = aws.ToTime(secret.LastRotatedDate)
 	s.key, s.labels = aws.ToString(secret.KmsKeyId), secret.VersionIdsToStages
-	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token}
+	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token, Written: []string{aws.ToString(secret.KmsKeyId)}}
 	if !s.rotationToken.IsZero() {
 		a.Known = []rotators.Secret{s.rotationToken}
 	}

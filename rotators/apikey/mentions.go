@@ -11,13 +11,14 @@ import (
 // Mentions reports whether a value contains the id of a key, however the id is written: as it
 // is, behind escapes of JSON, URLs or HTML, in base64, in hexadecimal digits, in UTF-16, and in
 // one of these in the other down to four levels. A key is kept for what Mentions finds, so that a
-// chance match costs nothing but a key too many.
+// chance match costs nothing but a key too many. For the same reason Mentions is true of a value that has
+// too many such readings to look through, two megabytes.
 func Mentions(v rotators.Secret, id string) bool {
 	if id == "" {
 		return false
 	}
-	all, _ := readings.Of(v.Reveal(), deepest)
-	return slices.ContainsFunc(all, func(r readings.Reading) bool { return mentions(r.Text, id) })
+	all, complete := readings.Of(v.Reveal(), deepest)
+	return !complete || slices.ContainsFunc(all, func(r readings.Reading) bool { return mentions(r.Text, id) })
 }
 
 // deepest is how many encodings may lie in one another: a manifest of Kubernetes has a

@@ -1,7 +1,11 @@
 package apikey
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -59,6 +63,29 @@ func TestMentions(t *testing.T) {
 	} {
 		if got := Mentions(rotators.NewSecret(c.text), c.id); got != c.found {
 			t.Errorf("%q mentions %q: %t, want %t", c.text, c.id, got, c.found)
+		}
+	}
+}
+
+// What a value has besides, and be it certificates of 40 KB, hides no id.
+func TestMentionsInALargeValue(t *testing.T) {
+	const id = "AKIAIOSFODNN7EXAMPLE"
+	encode := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	var certificates strings.Builder
+	for i := 0; certificates.Len() < 40<<10; i++ {
+		sum := sha256.Sum256(fmt.Append(nil, i))
+		certificates.WriteString(base64.RawStdEncoding.EncodeToString(sum[:]) + "\n")
+	}
+	docker := encode(`{"auths":{"registry.example.com":{"auth":"` + encode(id+":secret") + `"}}}`)
+	for name, blob := range map[string]string{
+		"a manifest":  "kind: Secret\ndata:\n  .dockerconfigjson: " + docker + "\n",
+		"cloud-init":  encode("write_files:\n- encoding: b64\n  content: " + docker + "\n"),
+		"a file":      encode("#!/bin/sh\necho " + encode("AWS_ACCESS_KEY_ID="+id) + " | base64 -d\n"),
+		"hexadecimal": hex.EncodeToString([]byte(docker)),
+	} {
+		text, _ := json.Marshal(map[string]string{"ca": certificates.String(), "blob": blob})
+		if !Mentions(rotators.NewSecret(string(text)), id) {
+			t.Errorf("the id in %s is not found", name)
 		}
 	}
 }
