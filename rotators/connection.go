@@ -65,7 +65,7 @@ var (
 
 // What some readers take for parameters and others do not.
 const (
-	errFragment = parameterError("has a ? & or = behind a #, where some readers find parameters and others nothing: take out what is behind the #, or write the # as %23")
+	errFragment = parameterError("has a # behind the host, where some readers end and others read on: if it belongs to the password, the user or the database, write it as %23; else take it out with what is behind")
 	errControl  = parameterError("has a tab or a line break in it, which some readers leave out: take it out")
 )
 
@@ -99,8 +99,9 @@ func (c *connection) readURL() error {
 	if strings.ContainsAny(rest, "\t\r\n") {
 		return errControl
 	}
-	tail, fragment, _ := strings.Cut(tail, "#")
-	if strings.ContainsAny(fragment, "?&=") {
+	d := dialectOf(scheme)
+	tail, fragment, hasFragment := strings.Cut(tail, "#")
+	if hasFragment && d.noFragments || strings.ContainsAny(fragment, "?&=") {
 		return errFragment
 	}
 	path, query, hasQuery := strings.Cut(tail, "?")
@@ -113,7 +114,6 @@ func (c *connection) readURL() error {
 		return err
 	}
 	c.add("dbname", dbname, c.at, c.end, nil)
-	d := dialectOf(scheme)
 	if scheme, _, _ := strings.Cut(strings.ToLower(scheme), "+"); scheme == "rediss" || scheme == "valkeys" {
 		c.switches = append(c.switches, tlsSwitch{"the scheme " + scheme, tlsOn})
 	}
@@ -288,14 +288,18 @@ func spellMariaDB(text string) (string, error) {
 	return text, nil
 }
 
-// keywords are those of libpq 18, and of what reads the same strings beside it.
+// keywords are those of libpq 18, and of what reads the same strings beside it: pgx takes
+// settings of the session and of its pool, too, and the examples of GORM have TimeZone.
 var keywords = strings.Fields(`host hostaddr port dbname database user password passfile require_auth channel_binding
 	connect_timeout client_encoding options application_name fallback_application_name keepalives keepalives_idle
 	keepalives_interval keepalives_count tcp_user_timeout replication gssencmode sslmode requiressl sslnegotiation
 	sslcompression sslcert sslkey sslkeylogfile sslpassword sslcertmode sslrootcert sslcrl sslcrldir sslsni
 	requirepeer ssl_min_protocol_version ssl_max_protocol_version min_protocol_version max_protocol_version
 	krbsrvname gsslib gssdelegation scram_client_key scram_server_key service servicefile target_session_attrs
-	load_balance_hosts oauth_issuer oauth_client_id oauth_client_secret oauth_scope`)
+	load_balance_hosts oauth_issuer oauth_client_id oauth_client_secret oauth_scope
+	TimeZone timezone search_path statement_timeout lock_timeout idle_in_transaction_session_timeout
+	default_query_exec_mode statement_cache_capacity description_cache_capacity pool_max_conns pool_min_conns
+	pool_max_conn_lifetime pool_max_conn_lifetime_jitter pool_max_conn_idle_time pool_health_check_period`)
 
 // isSpace is C's isspace, by which libpq divides.
 func isSpace(b byte) bool { return strings.IndexByte(" \t\n\r\v\f", b) >= 0 }

@@ -293,8 +293,12 @@ func TestConnectionsThatLeadElsewhere(t *testing.T) {
 		{"postgres://u:hunter2@h:1/d?port=2", "port twice"},
 		{"postgres://u:hunter2@h/d?database=elsewhere", "dbname twice"},
 		{"postgres://u:hunter2@h/d?user=elsewhere", "username twice"},
-		{"postgres://u:hunter2@h/d?a=b#&hostaddr=elsewhere", "behind a #"}, // libpq knows no #
-		{"postgres://u:hunter2@h/d#?hostaddr=elsewhere", "behind a #"},
+		{"postgres://u:hunter2@h/d?a=b#&hostaddr=elsewhere", "has a #"}, // libpq knows no #
+		{"postgres://u:hunter2@h/d#?hostaddr=elsewhere", "has a #"},
+		{"postgres://h/d?user=u&password=hunter2#1", "has a #"},
+		{"postgres://h/d?password=hunter2&user=u#1", "has a #"},
+		{"postgres://u:hunter2@h/d#1", "has a #"},
+		{"redis://u:hunter2@h/0#a=1", "has a #"},
 		{"postgres://u:hunter2@h/d?ho\tst=elsewhere", "a tab"}, // node-postgres sees host
 		{"postgres://u:hunter2@h/d?username=elsewhere", "username twice"},
 		{"postgresql+pg8000://u:hunter2@h/d?unix_sock=elsewhere", "unix_sock"},

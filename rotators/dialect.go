@@ -15,6 +15,8 @@ type dialect struct {
 	// else or in another way than the fields say: what rekey proves would not hold for
 	// the applications.
 	refused []string
+	// noFragments says that a reader of the form takes a # for a character like any other.
+	noFragments bool
 	// tls are those that have the driver use TLS or not, and what a text of theirs says.
 	tls map[string]func(text string) tlsWord
 }
@@ -83,8 +85,8 @@ var (
 	}
 	postgresURL = dialect{
 		fields:  urlFields("dbname", "database"),
-		refused: append([]string{"unix_sock"}, libpq.refused...),
-		tls:     map[string]func(string) tlsWord{"sslmode": offByDisable, "ssl": neverOff},
+		refused: append([]string{"unix_sock"}, libpq.refused...), noFragments: true,
+		tls: map[string]func(string) tlsWord{"sslmode": offByDisable, "ssl": neverOff},
 	}
 	mysqlURL = dialect{
 		fields:  urlFields("dbname", "database", "db"),

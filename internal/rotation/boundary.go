@@ -360,10 +360,13 @@ func (p *parts) addPairs(depth int, text string) {
 const longestSpaced = 256
 
 func (p *parts) addPair(depth int, name, value string) {
-	if !rotators.Public(strings.TrimSpace(name)) {
+	if !public(strings.TrimSpace(name)) {
 		p.addLeaf(depth, value)
 	}
 }
+
+// public reports whether a parameter of a connection string is no secret.
+func public(parameter string) bool { return rotators.Public(parameter) || parameter == "user" }
 
 // quoted reads a quoted text, in which a backslash or a second quote stands before a quote,
 // and returns what follows.
@@ -390,7 +393,7 @@ func (p *parts) addParameters(depth int, value rotators.Secret) {
 	query, _, _ = strings.Cut(query, "#")
 	for pair := range strings.SplitSeq(strings.TrimSpace(query), "&") {
 		name, spelled, _ := strings.Cut(pair, "=")
-		if rotators.Public(name) {
+		if public(name) {
 			continue
 		}
 		p.addLeaf(depth, spelled)

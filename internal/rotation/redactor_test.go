@@ -65,6 +65,17 @@ func TestTheRedactorKnowsEveryForm(t *testing.T) {
 	}
 }
 
+// Users are shown, also where a connection string has them as a parameter.
+func TestTheRedactorShowsUsers(t *testing.T) {
+	for _, value := range []string{"postgres://h/d?user=app_user&password=s3cretONEs3cret", "host=h user=app_user password=s3cretONEs3cret", `{"url":"jdbc:postgresql://h/d?user=app_user&password=s3cretONEs3cret"}`} {
+		m := &mask{}
+		m.learn(rotators.NewSecret(value))
+		if got := m.hide(`user "app_user"`); got != `user "app_user"` {
+			t.Errorf("%s: %s", value, got)
+		}
+	}
+}
+
 // What overlaps a text of another value is no way to guess how that begins.
 func TestTheRedactorIsNoOracle(t *testing.T) {
 	for _, guess := range []string{"password=s", "password=x"} {
