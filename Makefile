@@ -45,13 +45,13 @@ demo: tools-postgres tools-mariadb tools-redis build ## rotate real passwords th
 	@go run ./internal/demo
 
 test: tools build lint verify ## run every test; brings what they need
-	@# Parallel tests wait for servers that are slow on purpose, so more run than there are cores.
-	go test -parallel 8 ./...
-	@# A second version of PostgreSQL: all of its rotator, and of the functions what crashes and what
-	@# alternates. -count=1, because servers that TestMain starts escape the test cache.
+	@# Many tests wait for servers, and some of these are slow on purpose: so more run than there are cores.
+	go test -p 4 -parallel 8 ./...
+	@# A second version of PostgreSQL, for what speaks to it and for the whole of a rotation. -count=1,
+	@# because servers that TestMain starts escape the test cache.
 	bin=$$($(FETCH) postgres-18) && export REKEY_POSTGRES_BIN=$$bin && \
 		go test -count=1 -parallel 8 ./internal/servers ./rotators/postgres && \
-		go test -count=1 -run '^Test(CrashSweep|CrashSweepAlternating|AlternatingUsers|AlternatingUsersInAParameter)$$' ./functions
+		go test -count=1 -run '^Test(CrashSweep|AlternatingUsers|AlternatingUsersInAParameter)$$' ./functions
 
 # The tests that need no server, begun two seconds before a month, a leap day, the day after
 # one, and a year, in UTC.
