@@ -621,7 +621,7 @@ func (s *Store) roomForVersion(ctx context.Context) error {
 			continue
 		}
 		if len(version.Labels) > 0 {
-			return rotators.Permanent(fmt.Errorf("the parameter has %d versions, and the oldest, version %d, cannot make room for the next because of its label %s: take that off with unlabel-parameter-version, or move it to a newer version", versionsKept, oldest, strings.Join(version.Labels, ", ")))
+			return rotators.Permanent(fmt.Errorf("the parameter has %d versions, and the oldest, version %d, cannot make room for the next because it has a label: take the label off with unlabel-parameter-version, or move it to a newer version", versionsKept, oldest))
 		}
 		return nil
 	}

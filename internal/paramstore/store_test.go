@@ -274,7 +274,7 @@ func TestRefusedBeforeAnythingIsChanged(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			value: "next", mention: []string{"version 1,", "label golden", "unlabel-parameter-version"},
+			value: "next", mention: []string{"version 1,", "it has a label", "unlabel-parameter-version"},
 		},
 	} {
 		t.Run(label, func(t *testing.T) {
