@@ -164,18 +164,26 @@ const between = "\x1f"
 // or in base64.
 const decodings = 2
 
+// maxOwn is how many bytes of readings of what the owner wrote are looked through, which takes some
+// seconds. A hundred old versions of a kilobyte have a few hundred kilobytes.
+const maxOwn = 16 << 20
+
 // without takes from forms those of other secrets that the owner of the rotated secret wrote,
 // in any reading. Capitals do not count, because host names lose them; and of what is
 // known by a spelling the owner may have written that, or what is spelled so. It is not sure
 // if what the owner wrote has too many readings.
 func (m *mask) without(forms []form) (left []form, sure bool) {
-	sure = true
+	size := 0
 	for text, depth := range m.own {
 		all, complete := readings.Of(text, depth)
-		sure = sure && complete
-		others := slices.ContainsFunc(forms, func(f form) bool { return f.other })
 		for _, r := range all {
-			if !others {
+			size += len(r.Text)
+		}
+		if !complete || size > maxOwn {
+			return nil, false
+		}
+		for _, r := range all {
+			if !slices.ContainsFunc(forms, func(f form) bool { return f.other }) {
 				break
 			}
 			index := suffixarray.New([]byte(strings.ToLower(r.Text)))
@@ -183,7 +191,7 @@ func (m *mask) without(forms []form) (left []form, sure bool) {
 			forms = slices.DeleteFunc(forms, func(f form) bool { return f.other && (has(f.text) || has(f.known)) })
 		}
 	}
-	return forms, sure
+	return forms, true
 }
 
 // learnTo adds a value: the whole of it, and what it consists of down to a depth.
