@@ -75,7 +75,7 @@ func IsPanic(err error) bool {
 // there is a text, and one after the other: the parts take many times the memory.
 type mask struct {
 	values []known
-	own    map[string]int // what the owner of the rotated secret wrote, and how deep that is decoded
+	own    []string // what the owner of the rotated secret wrote besides its values
 }
 
 // known is a value that is to be hidden.
@@ -111,10 +111,7 @@ const shortest = 4
 
 // learn adds a value of the rotated secret: the whole of it, and the fields of a JSON object
 // or URL. Fields that say where a credential belongs, such as host, stay readable.
-func (m *mask) learn(value rotators.Secret) {
-	m.wroteValue(value)
-	m.add(value, false)
-}
+func (m *mask) learn(value rotators.Secret) { m.add(value, false) }
 
 // learnOther adds the value of another secret.
 func (m *mask) learnOther(value rotators.Secret) { m.add(value, true) }
@@ -126,34 +123,31 @@ func (m *mask) add(value rotators.Secret, other bool) {
 	}
 }
 
-// wrote notes texts that the owner of the rotated secret wrote. The owner may guess there at
-// the value of another secret, hundreds of times: showing the owner's own text tells the
-// owner nothing, and hiding a part of that text would say which guess is right.
-func (m *mask) wrote(texts ...string) {
-	m.note(decodings+1, strings.Join(texts, between)) // an error may quote a text once more
-}
+// wrote notes texts that the owner of the rotated secret wrote besides its values.
+func (m *mask) wrote(texts ...string) { m.own = append(m.own, texts...) }
 
-// wroteValue notes a value as a whole, and what is read in it.
-func (m *mask) wroteValue(value rotators.Secret) {
-	if _, noted := m.own[value.Reveal()]; noted || value.IsZero() {
-		return
-	}
-	m.note(decodings+2, value.Reveal())
-	texts := value.Texts()
-	d := json.NewDecoder(strings.NewReader(value.Reveal()))
-	for token, err := d.Token(); err == nil; token, err = d.Token() {
-		if text, ok := token.(string); ok {
-			texts = append(append(texts, text), rotators.NewSecret(text).Texts()...)
+// written returns all that the owner of the rotated secret wrote, and how deep each text is to
+// be decoded. The owner may guess there at the value of another secret, hundreds of
+// times: showing the owner's own text tells the owner nothing, and hiding a part of that text would
+// say which guess is right.
+func (m *mask) written() map[string]int {
+	depths := map[string]int{strings.Join(m.own, between): decodings + 1} // an error may quote a text once more
+	for _, k := range m.values {
+		if k.other {
+			continue
 		}
+		whole := k.value.Reveal()
+		texts := k.value.Texts()
+		d := json.NewDecoder(strings.NewReader(whole))
+		for token, err := d.Token(); err == nil; token, err = d.Token() {
+			if text, ok := token.(string); ok {
+				texts = append(append(texts, text), rotators.NewSecret(text).Texts()...)
+			}
+		}
+		depths[strings.Join(texts, between)] = decodings + 1
+		depths[whole] = decodings + 2
 	}
-	m.wrote(texts...)
-}
-
-func (m *mask) note(depth int, text string) {
-	if m.own == nil {
-		m.own = map[string]int{}
-	}
-	m.own[text] = max(m.own[text], depth)
+	return depths
 }
 
 // between stands between texts that are noted together. It is in no alphabet of an encoding,
@@ -174,7 +168,7 @@ const maxOwn = 16 << 20
 // if what the owner wrote has too many readings.
 func (m *mask) without(forms []form) (left []form, sure bool) {
 	size := 0
-	for text, depth := range m.own {
+	for text, depth := range m.written() {
 		all, complete := readings.Of(text, depth)
 		for _, r := range all {
 			size += len(r.Text)
