@@ -46,11 +46,11 @@ demo: tools-postgres tools-mariadb tools-redis build ## rotate real passwords th
 
 test: tools build lint verify ## run every test; brings what they need
 	@# Many tests wait for servers, and some of these are slow on purpose: so more run than there are cores.
-	go test -p 4 -parallel 8 ./...
+	go test -p 4 -parallel 8 -timeout 30m ./...
 	@# A second version of PostgreSQL, for what speaks to it and for the whole of a rotation. -count=1,
 	@# because servers that TestMain starts escape the test cache.
 	bin=$$($(FETCH) postgres-18) && export REKEY_POSTGRES_BIN=$$bin && \
-		go test -count=1 -parallel 8 ./internal/servers ./rotators/postgres && \
+		go test -count=1 -parallel 8 -timeout 30m ./internal/servers ./rotators/postgres && \
 		go test -count=1 -run '^Test(CrashSweep|AlternatingUsers|AlternatingUsersInAParameter)$$' ./functions
 
 # The tests that need no server, begun two seconds before a month, a leap day, the day after
