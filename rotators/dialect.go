@@ -90,7 +90,7 @@ var (
 	}
 	mysqlURL = dialect{
 		fields:  urlFields("dbname", "database", "db"),
-		refused: []string{"socket", "socketpath", "unix_socket", "passwd", "passwordsha1", "read_default_file", "read_default_group", "option_files"},
+		refused: []string{"socket", "socketpath", "unix_socket", "passwd", "password1", "passwordsha1", "read_default_file", "read_default_group", "option_files"},
 		tls:     map[string]func(string) tlsWord{"sslmode": offByDisable, "ssl-mode": neverOff, "ssl_mode": neverOff, "ssl": neverOff, "tls": neverOff, "usessl": neverOff, "useSSL": neverOff},
 	}
 	redisURL = dialect{

@@ -216,7 +216,7 @@ func TestGuessesInTheIDOfAnOldVersion(t *testing.T) {
 		w.check(err)
 		w.put(arn, d.value(account{me.user, "wrong-1"}))
 		w.put(arn, d.value(account{me.user, "wrong-2"}))
-		if err := w.rotate(arn); err == nil || strings.Contains(w.lastError(), "[redacted]") || !strings.Contains(w.lastError(), "reading version") {
+		if err := w.rotate(arn); err == nil || strings.Contains(w.lastError(), "[redacted]") || !strings.Contains(w.lastError(), "reading one of its versions") {
 			t.Errorf("with %s: %.600s", guess, w.lastError())
 		}
 	}

@@ -145,15 +145,21 @@ func (e *Engine) now() time.Time {
 
 // load finds the attempt that token names.
 func (w *work) load(ctx context.Context, token string) (err error) {
-	if w.attempt, err = w.store.Load(ctx, w.id, token); err != nil {
-		return err
+	w.attempt, err = w.find(ctx, token)
+	return err
+}
+
+// find is the store's Load. The redactor learns what it finds.
+func (w *work) find(ctx context.Context, token string) (*Attempt, error) {
+	a, err := w.store.Load(ctx, w.id, token)
+	if err != nil {
+		return nil, err
 	}
-	a := w.attempt
 	for _, known := range a.Known {
 		w.mask.learn(known)
 	}
 	w.mask.wrote(slices.Concat(a.Tags.Written, a.Written, []string{a.ID, a.Token, a.Current, a.Previous, a.Former})...)
-	return nil
+	return a, nil
 }
 
 func (w *work) run(ctx context.Context, token string) error {
@@ -374,7 +380,7 @@ func (w *work) unchanged(ctx context.Context) (now *Attempt, err error) {
 	if w.step == RetireStep {
 		token = "" // it belongs to no attempt
 	}
-	if now, err = w.store.Load(ctx, w.id, token); err != nil {
+	if now, err = w.find(ctx, token); err != nil {
 		return nil, err
 	}
 	if was.State == Reserved && now.State == Stored {
@@ -659,7 +665,7 @@ func (w *work) retireAlone(ctx context.Context, r rotators.Rotator, current rota
 		}
 		return w.retire(ctx, r, current)
 	}
-	now, err := w.store.Load(ctx, w.id, "")
+	now, err := w.find(ctx, "")
 	switch {
 	case err != nil:
 		return err
@@ -803,7 +809,7 @@ func (w *work) discard(ctx context.Context) error {
 // the attempt stored is dropped once the target is known to refuse it: until
 // then it may be the only credential that works.
 func (w *work) settle(ctx context.Context, token string) (err error) {
-	if w.attempt, err = w.store.Load(ctx, w.id, token); err != nil {
+	if w.attempt, err = w.find(ctx, token); err != nil {
 		return err
 	}
 	current, r, err := w.subject(ctx)

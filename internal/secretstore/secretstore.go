@@ -179,7 +179,8 @@ func (s *Store) Value(ctx context.Context, a *rotation.Attempt, which rotation.W
 	return value, err
 }
 
-// read returns the zero Secret for a version that has no value, or is gone, and the bytes
+// read names no version in its errors: an owner may choose an id of 64 characters, which could
+// hold guesses at another secret (see rotation.Attempt.Written). It returns the zero Secret for a version that has no value, or is gone, and the bytes
 // of a binary version as text, with binary set: rekey rotates no such value.
 func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInput) (value rotators.Secret, binary bool, err error) {
 	v, err := s.client.GetSecretValue(ctx, get)
@@ -187,7 +188,7 @@ func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInpu
 	case isNotFound(err):
 		return rotators.Secret{}, false, nil
 	case err != nil:
-		return rotators.Secret{}, false, fmt.Errorf("reading version %s: %w", shown(*get.VersionId), s.explain(ctx, get, err))
+		return rotators.Secret{}, false, fmt.Errorf("reading one of its versions: %w", s.explain(ctx, get, err))
 	case v.SecretString == nil:
 		return rotators.NewSecret(string(v.SecretBinary)), true, nil
 	}
@@ -199,18 +200,8 @@ func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInpu
 	return value, false, nil
 }
 
-// generated is the form of the ids that Secrets Manager and SDKs give versions.
-var generated = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-
-// shown is a version's id as an error shows it. An owner may choose an id of 64 characters, which
-// could hold guesses at another secret: see rotation.Attempt.Written. Of versions without a
-// label the attempt does not know the ids.
-func shown(version string) string {
-	if generated.MatchString(version) {
-		return version
-	}
-	return fmt.Sprintf("with an id of its owner's (%.2s.., %d characters)", version, len(version))
-}
+// generatedKey is the form of the ids and ARNs that KMS gives keys.
+var generatedKey = regexp.MustCompile(`^(arn:[\w:-]+:key/)?(mrk-[0-9a-f]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$`)
 
 // Held implements rotation.Store. It reads the versions that were not read before. The
 // bytes of a binary version count as its text: an application may have stored the
@@ -260,7 +251,8 @@ func (s *Store) explain(ctx context.Context, get *secretsmanager.GetSecretValueI
 		if listErr != nil {
 			break // the secret's key is a good guess
 		}
-		if aws.ToString(v.VersionId) == *get.VersionId && len(v.KmsKeyIds) > 0 {
+		// Any other name is its owner's choice, and no error shows it: see read.
+		if aws.ToString(v.VersionId) == *get.VersionId && len(v.KmsKeyIds) > 0 && generatedKey.MatchString(v.KmsKeyIds[0]) {
 			key = v.KmsKeyIds[0]
 		}
 	}
