@@ -17,7 +17,7 @@ STATICCHECK := $(CURDIR)/build/staticcheck
 FETCH := go run ./internal/tools/fetch
 
 .DEFAULT_GOAL := help
-.PHONY: help build package test test-clock test-race test-moto test-template policies test-mysql test-redis sweep lint verify bench demo clean clean-tools tools build-SecretRotator build-ParameterPlanner build-ParameterRotator
+.PHONY: help build package test test-suite test-postgres-18 test-clock test-race test-moto test-template policies test-mysql test-redis sweep lint verify bench demo clean clean-tools tools build-SecretRotator build-ParameterPlanner build-ParameterRotator
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,18 +45,20 @@ demo: tools-postgres tools-mariadb tools-redis build ## rotate real passwords th
 	@go run ./internal/demo
 
 test: tools build lint verify ## run every test; brings what they need
-	@# Many tests wait for servers, and some of these are slow on purpose: so more run than there are cores.
-	go test -p 4 -parallel 8 ./...
-	@# A second version of PostgreSQL, for what speaks to it and for the whole of a rotation. -count=1,
-	@# because servers that TestMain starts escape the test cache.
-	bin=$$($(FETCH) postgres-18) && export REKEY_POSTGRES_BIN=$$bin && \
-		go test -count=1 -parallel 8 ./internal/servers ./rotators/postgres && \
-		go test -count=1 -run '^Test(CrashSweep|AlternatingUsers|AlternatingUsersInAParameter)$$' ./functions
+	@$(MAKE) --no-print-directory -j 2 test-suite test-postgres-18
 
-# The tests that need no server, begun two seconds before a month, a leap day, the day after
-# one, and a year, in UTC.
-CLOCKED := . ./apikey ./database ./generated ./iamkey
-CLOCKED := $(CLOCKED:.%=./rotators%) $(addprefix ./internal/,due localaws paramstore queue rotation secretstore)
+# Many tests wait for servers, and some of these are slow on purpose: so more run than
+# there are cores.
+test-suite:
+	go test -p 4 -parallel 8 -timeout 30m ./...
+
+# A second version of PostgreSQL, for what speaks to it and for the whole of a rotation. -count=1,
+# because servers that TestMain starts escape the test cache.
+test-postgres-18:
+	bin=$$($(FETCH) postgres-18) && export REKEY_POSTGRES_BIN=$$bin && \
+		go test -count=1 -parallel 8 -timeout 30m ./internal/servers ./rotators/postgres && \
+		go test -count=1 -timeout 30m -run '^Test(CrashSweep|AlternatingUsers|AlternatingUsersInAParameter)$$' ./functions
+
 test-clock: ## the tests that need no server, at the edges of days that calendars have
 	@for at in 2030-12-01 2032-02-29 2032-03-01 2031-01-01; do \
 		echo "$$at:"; go run ./internal/tools/clock $${at}T00:00:00Z -skip 'NinetyDays|TestModelOfKeys' $(CLOCKED) || exit 1; done

@@ -66,7 +66,7 @@ var (
 // What some readers take for parameters and others do not.
 const (
 	errFragment = parameterError("has a # behind the host, where some readers end and others read on: if it belongs to the password, the user or the database, write it as %23; else take it out with what is behind")
-	errControl  = parameterError("has a tab or a line break in it, which some readers leave out: take it out")
+	errControl  = parameterError("has a space, a tab or a line break in it, which some readers leave out, and where others read escapes otherwise: take it out, or write a space as %20")
 )
 
 // decode undoes percent escapes. form also takes + for a space, as in a form's data.
@@ -96,7 +96,7 @@ func (c *connection) readURL() error {
 	if strings.Contains(tail, "@") || strings.Count(authority, "@") > 1 {
 		return errRawMark
 	}
-	if strings.ContainsAny(rest, "\t\r\n") {
+	if strings.ContainsAny(rest, " \t\r\n") {
 		return errControl
 	}
 	d := dialectOf(scheme)
@@ -288,8 +288,8 @@ func spellMariaDB(text string) (string, error) {
 	return text, nil
 }
 
-// keywords are those of libpq 18, and of what reads the same strings beside it: pgx takes
-// settings of the session and of its pool, too, and the examples of GORM have TimeZone.
+// keywords are those of libpq 18, and of what reads the same strings beside it: pgx and lib/pq take
+// settings of the session, of a pool and their own, too, and the examples of GORM have TimeZone.
 var keywords = strings.Fields(`host hostaddr port dbname database user password passfile require_auth channel_binding
 	connect_timeout client_encoding options application_name fallback_application_name keepalives keepalives_idle
 	keepalives_interval keepalives_count tcp_user_timeout replication gssencmode sslmode requiressl sslnegotiation
@@ -297,7 +297,8 @@ var keywords = strings.Fields(`host hostaddr port dbname database user password 
 	requirepeer ssl_min_protocol_version ssl_max_protocol_version min_protocol_version max_protocol_version
 	krbsrvname gsslib gssdelegation scram_client_key scram_server_key service servicefile target_session_attrs
 	load_balance_hosts oauth_issuer oauth_client_id oauth_client_secret oauth_scope
-	TimeZone timezone search_path statement_timeout lock_timeout idle_in_transaction_session_timeout
+	TimeZone timezone DateStyle datestyle search_path statement_timeout lock_timeout idle_in_transaction_session_timeout
+	default_transaction_read_only binary_parameters prefer_simple_protocol statement_cache_mode pool_min_idle_conns
 	default_query_exec_mode statement_cache_capacity description_cache_capacity pool_max_conns pool_min_conns
 	pool_max_conn_lifetime pool_max_conn_lifetime_jitter pool_max_conn_idle_time pool_health_check_period`)
 

@@ -299,6 +299,10 @@ func TestConnectionsThatLeadElsewhere(t *testing.T) {
 		{"postgres://h/d?password=hunter2&user=u#1", "has a #"},
 		{"postgres://u:hunter2@h/d#1", "has a #"},
 		{"redis://u:hunter2@h/0#a=1", "has a #"},
+		{"postgres://u:hunter2@h/d?application_name=my app", "has a space"}, // node-postgres leaves escapes then
+		{"postgres://u:hunter2@h/d?dsn=hostaddr%3Delsewhere", "the parameter dsn"},
+		{"postgres://u:hunter2@h/d?conninfo=hostaddr%3Delsewhere", "the parameter conninfo"},
+		{"mysql://u:hunter2@h/d?passwordSha1=1234", "the parameter passwordSha1"},
 		{"postgres://u:hunter2@h/d?ho\tst=elsewhere", "a tab"}, // node-postgres sees host
 		{"postgres://u:hunter2@h/d?username=elsewhere", "username twice"},
 		{"postgresql+pg8000://u:hunter2@h/d?unix_sock=elsewhere", "unix_sock"},

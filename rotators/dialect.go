@@ -85,12 +85,12 @@ var (
 	}
 	postgresURL = dialect{
 		fields:  urlFields("dbname", "database"),
-		refused: append([]string{"unix_sock"}, libpq.refused...), noFragments: true,
+		refused: append([]string{"unix_sock", "dsn", "conninfo"}, libpq.refused...), noFragments: true,
 		tls: map[string]func(string) tlsWord{"sslmode": offByDisable, "ssl": neverOff},
 	}
 	mysqlURL = dialect{
 		fields:  urlFields("dbname", "database", "db"),
-		refused: []string{"socket", "socketpath", "unix_socket", "passwd", "read_default_file", "read_default_group", "option_files"},
+		refused: []string{"socket", "socketpath", "unix_socket", "passwd", "passwordsha1", "read_default_file", "read_default_group", "option_files"},
 		tls:     map[string]func(string) tlsWord{"sslmode": offByDisable, "ssl-mode": neverOff, "ssl_mode": neverOff, "ssl": neverOff, "tls": neverOff, "usessl": neverOff, "useSSL": neverOff},
 	}
 	redisURL = dialect{
@@ -134,9 +134,9 @@ func urlFields(dbname ...string) map[string]string {
 func dialectOf(scheme string) dialect {
 	scheme, _, _ = strings.Cut(strings.ToLower(scheme), "+")
 	switch scheme {
-	case "postgres", "postgresql", "aurora-postgresql":
+	case "postgres", "postgresql", "aurora-postgresql", "postgis", "psql", "pgsql":
 		return postgresURL
-	case "mysql", "mysql2", "aurora-mysql", "mariadb":
+	case "mysql", "mysql2", "aurora-mysql", "mariadb", "trilogy":
 		return mysqlURL
 	case "redis", "rediss", "valkey", "valkeys":
 		return redisURL

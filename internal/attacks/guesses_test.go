@@ -1,11 +1,17 @@
 package attacks
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
 	"github.com/rekeyhq/rekey/internal/localaws"
 )
@@ -175,5 +181,43 @@ func TestGuessesInAConnectionStringAndInNames(t *testing.T) {
 				t.Errorf("%.600s", text)
 			}
 		})
+	}
+}
+
+// denying answers for AWS as it does where the secret's own resource policy denies one version
+// (condition key secretsmanager:VersionId).
+type denying string
+
+func (id denying) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".GetSecretValue") {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if bytes.Contains(body, []byte(`"`+string(id)+`"`)) {
+			text := `{"__type":"AccessDeniedException","Message":"User: arn:aws:sts::000000000000:assumed-role/rekey/rekey is not authorized to perform: secretsmanager:GetSecretValue on resource: arn:aws:secretsmanager:us-east-1:000000000000:secret:mine with an explicit deny in a resource-based policy"}`
+			return &http.Response{StatusCode: 400, Header: http.Header{"Content-Type": {"application/x-amz-json-1.1"}}, Body: io.NopCloser(strings.NewReader(text)), Request: r}, nil
+		}
+	}
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// An owner chooses the ids of versions, and which of them the function may read.
+func TestGuessesInTheIDOfAnOldVersion(t *testing.T) {
+	const right = "tr0ub4d0r"
+	d := bankPostgres
+	for _, guess := range []string{"guess-003", right} {
+		w := newWorld(t)
+		id := "guess-001.guess-002." + guess + ".guess-004.guess-005.guess-006"
+		w.install(w.config(denying(id)), shared())
+		admin := w.newSecret("dba/person", d.value(account{"dba_person", right}))
+		me := account{fmt.Sprintf("me_%d", serial.Add(1)), "my-Own-password-1"}
+		w.check(d.create(t.Context(), me.user, me.password))
+		arn := w.newSecret("mine", d.value(account{me.user, "an-older-password"}), "rekey:strategy", "single-user", "rekey:admin", admin)
+		_, err := w.secrets.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &arn, SecretString: aws.String(d.value(account{me.user, "wrong-0"})), ClientRequestToken: &id})
+		w.check(err)
+		w.put(arn, d.value(account{me.user, "wrong-1"}))
+		w.put(arn, d.value(account{me.user, "wrong-2"}))
+		if err := w.rotate(arn); err == nil || strings.Contains(w.lastError(), "[redacted]") || !strings.Contains(w.lastError(), "reading version") {
+			t.Errorf("with %s: %.600s", guess, w.lastError())
+		}
 	}
 }

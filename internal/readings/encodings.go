@@ -10,6 +10,13 @@ import (
 type encoding struct {
 	alphabet [256]int8 // the bits that a character stands for, or -1
 	bits     int
+	lines    bool // a word goes on in the next line, as long texts are encoded
+}
+
+// inLines is the encoding of texts that are written in several lines.
+func (e encoding) inLines() encoding {
+	e.lines = true
+	return e
 }
 
 // base64 has both of its alphabets.
@@ -97,8 +104,8 @@ func (e encoding) decode(word string, yield func(c byte, begin, end int)) {
 	}
 }
 
-// word returns how long the word is at the beginning of a text: characters of the alphabet,
-// with the line breaks and indentations between them, because long texts are encoded in lines.
+// word returns how long the word is at the beginning of a text: characters of the alphabet, and, of an
+// encoding in lines, the line breaks and indentations between them.
 func (e encoding) word(text string) (length int) {
 	for i := 0; i < len(text); {
 		if e.alphabet[text[i]] >= 0 {
@@ -106,7 +113,7 @@ func (e encoding) word(text string) (length int) {
 			length = i
 			continue
 		}
-		if length == 0 {
+		if length == 0 || !e.lines {
 			break
 		}
 		broken := false

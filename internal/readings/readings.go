@@ -77,7 +77,9 @@ var codes = [][]code{
 	{{marks: "&", read: escape(entity)}},
 	{{marks: "\x00", read: escape(wide)}},
 	base64.ways(),
+	base64.inLines().ways(),
 	hexadecimal.ways(),
+	hexadecimal.inLines().ways(),
 }
 
 // decoded returns the reading with all decoded that a code has written, if there is any.

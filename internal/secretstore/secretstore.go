@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -186,7 +187,7 @@ func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInpu
 	case isNotFound(err):
 		return rotators.Secret{}, false, nil
 	case err != nil:
-		return rotators.Secret{}, false, fmt.Errorf("reading version %s: %w", *get.VersionId, s.explain(ctx, get, err))
+		return rotators.Secret{}, false, fmt.Errorf("reading version %s: %w", shown(*get.VersionId), s.explain(ctx, get, err))
 	case v.SecretString == nil:
 		return rotators.NewSecret(string(v.SecretBinary)), true, nil
 	}
@@ -196,6 +197,19 @@ func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInpu
 	}
 	s.values[*get.VersionId] = value
 	return value, false, nil
+}
+
+// generated is the form of the ids that Secrets Manager and SDKs give versions.
+var generated = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+// shown is a version's id as an error shows it. An owner may choose an id of 64 characters, which
+// could hold guesses at another secret: see rotation.Attempt.Written. Of versions without a
+// label the attempt does not know the ids.
+func shown(version string) string {
+	if generated.MatchString(version) {
+		return version
+	}
+	return fmt.Sprintf("with an id of its owner's (%.2s.., %d characters)", version, len(version))
 }
 
 // Held implements rotation.Store. It reads the versions that were not read before. The

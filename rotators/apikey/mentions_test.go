@@ -49,6 +49,7 @@ func TestMentions(t *testing.T) {
 		{id, `{"a":1}` + "\n" + `{"k":"\u0041KIAIOSFODNN7EXAMPLE"}`, true},
 		{id, "\ufeff" + `{"k":"\u0041KIAIOSFODNN7EXAMPLE"}`, true},
 		{id, "100% %41KIAIOSFODNN7EXAMPLE", true},
+		{"104233", "apiVersion: v1\ndata:\n  id: MTA0MjMz\n  secret: c2VjcmV0\n", true}, // no padding before the next line
 		{"", "key-1", false},
 		{short, `{"\u006bey-1":true}`, true},
 		{short, "key-1A", false},

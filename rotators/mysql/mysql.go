@@ -74,7 +74,7 @@ func New(cfg aws.Config, o *Options) rotators.Rotator {
 func engine(cfg aws.Config, o *Options) database.Engine {
 	return database.Engine{
 		Name:     "MySQL or MariaDB",
-		Engines:  []string{"mysql", "mariadb", "aurora-mysql", "aurora", "mysql2"}, // aurora was RDS's name, mysql2 is a library's
+		Engines:  []string{"mysql", "mariadb", "aurora-mysql", "aurora", "mysql2", "trilogy"}, // aurora was RDS's name, the last two are libraries'
 		Port:     3306,
 		MaxUser:  maxMariaDBUser, // MySQL has less, which the session knows
 		Length:   32,

@@ -46,7 +46,7 @@ func New(cfg aws.Config, o *Options) rotators.Rotator {
 func engine(cfg aws.Config, o *Options) database.Engine {
 	return database.Engine{
 		Name:     "PostgreSQL",
-		Engines:  []string{"postgres", "postgresql", "aurora-postgresql"},
+		Engines:  []string{"postgres", "postgresql", "aurora-postgresql", "postgis", "psql", "pgsql"}, // the last are Django's
 		Port:     5432,
 		Database: "postgres",
 		MaxUser:  63, // NAMEDATALEN - 1
