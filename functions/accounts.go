@@ -3,6 +3,7 @@ package functions
 import (
 	"context"
 	"fmt"
+	"os"
 	"regexp"
 	"sync"
 
@@ -110,13 +111,23 @@ func (a *accounts) credentials(ctx context.Context, id string) aws.CredentialsPr
 	return a.roles[role]
 }
 
+// emulated is the account in the ARN of every function that AWS's emulator of Lambda's
+// runtime runs (aws-lambda-runtime-interface-emulator, internal/lambda/rie/handlers.go), and so of
+// those that sam local invoke runs. SAM says that it does by AWS_SAM_LOCAL=true.
+const emulated = "012345678912"
+
 // function returns the ARN of the function that runs; the zero ARN if Lambda has
-// not said.
+// not said, or if an emulator says it that knows no account.
 func function(ctx context.Context) arn.ARN {
-	if lc, ok := lambdacontext.FromContext(ctx); ok {
-		return parse(lc.InvokedFunctionArn)
+	lc, ok := lambdacontext.FromContext(ctx)
+	if !ok {
+		return arn.ARN{}
 	}
-	return arn.ARN{}
+	its := parse(lc.InvokedFunctionArn)
+	if its.AccountID == emulated && os.Getenv("AWS_SAM_LOCAL") == "true" {
+		return arn.ARN{}
+	}
+	return its
 }
 
 // parse returns the zero ARN for what is none.

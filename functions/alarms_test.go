@@ -51,6 +51,7 @@ type watched struct {
 
 	processes []localaws.Function // of the functions
 	twice     bool                // whether all of it happened an hour ago, too
+	ago       time.Duration       // how long ago it happened
 
 	mu     sync.Mutex
 	lambda []alarms.Datum // what Lambda counts
@@ -78,6 +79,9 @@ func (w *watched) known() (data []alarms.Datum) {
 			d.At = d.At.Add(-time.Hour)
 			data = append(data, d)
 		}
+	}
+	for i := range data {
+		data[i].At = data[i].At.Add(-w.ago)
 	}
 	return data
 }
@@ -205,31 +209,7 @@ func (w *watched) queues() (data []alarms.Datum) {
 func TestAlarms(t *testing.T) {
 	due := map[string]string{"rekey:rotator": "postgres", "rekey:every": "30d"}
 	const old = 40 * 24 * time.Hour
-	byName := map[string]string{}
-	for name, id := range resources {
-		byName[id] = name
-	}
-	deployed, err := template.Load("../template.yaml", template.Options{
-		Pseudo: map[string]string{"AWS::StackName": "rekey", "AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": ours},
-		Attribute: func(resource, name string, _ func(string) (any, error)) (string, error) {
-			switch {
-			case name == "Ref" && byName[resource] != "":
-				return byName[resource], nil
-			case resource == "ParameterQueue" && name == "QueueName":
-				return liveQueue, nil
-			case resource == "ParameterDeadLetters" && name == "QueueName":
-				return deadQueue, nil
-			}
-			return resource + "." + name, nil
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := alarms.Of(deployed)
-	if err != nil {
-		t.Fatal(err)
-	}
+	all := alarmsOfTheTemplate(t)
 	page, err := os.ReadFile("../docs/operate.md")
 	if err != nil {
 		t.Fatal(err)
@@ -286,7 +266,8 @@ func TestAlarms(t *testing.T) {
 			w.plan()
 		},
 		"PlannerDidNotRun": func(w *watched) {
-			w.rotateSecret(func(string) {})
+			w.plan()
+			w.ago = 4 * time.Hour
 		},
 		"FunctionErrors": func(w *watched) {
 			w.plan()
@@ -339,6 +320,84 @@ func TestAlarms(t *testing.T) {
 				t.Errorf("%v fire, and %v should; the functions' log:\n%s", fire, want, w.log.String())
 			}
 		})
+	}
+}
+
+func alarmsOfTheTemplate(t *testing.T) map[string]*alarms.Alarm {
+	t.Helper()
+	byName := map[string]string{}
+	for name, id := range resources {
+		byName[id] = name
+	}
+	deployed, err := template.Load("../template.yaml", template.Options{
+		Pseudo: map[string]string{"AWS::StackName": "rekey", "AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": ours},
+		Attribute: func(resource, name string, _ func(string) (any, error)) (string, error) {
+			switch {
+			case name == "Ref" && byName[resource] != "":
+				return byName[resource], nil
+			case resource == "ParameterQueue" && name == "QueueName":
+				return liveQueue, nil
+			case resource == "ParameterDeadLetters" && name == "QueueName":
+				return deadQueue, nil
+			}
+			return resource + "." + name, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := alarms.Of(deployed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// Each alarm fires in time: of a function that runs for as long as Lambda lets it, whose metrics bear
+// the time at which it began and arrive two minutes after its end; and of one that does
+// not run any more. None fires before there is anything.
+func TestAlarmsAreInTime(t *testing.T) {
+	all := alarmsOfTheTemplate(t)
+	const delay = 2 * time.Minute
+	start := time.Date(2026, 11, 30, 23, 59, 30, 0, time.UTC)
+	fires := func(id string, data []alarms.Datum, from, to time.Time) bool {
+		t.Helper()
+		fires, err := all[id].FiresBetween(data, from, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fires
+	}
+	for id, of := range map[string]alarms.Datum{
+		"Failed":         {Namespace: "rekey", Name: "failed", Dimensions: map[string]string{"function": "secret-rotator"}, Value: 1},
+		"FunctionErrors": {Namespace: "AWS/Lambda", Name: "Errors", Dimensions: map[string]string{"FunctionName": "parameter-planner"}, Value: 1},
+	} {
+		for _, took := range []time.Duration{0, time.Minute, 4 * time.Minute, 5 * time.Minute, 14 * time.Minute, 15 * time.Minute} {
+			of.At, of.Arrives = start, start.Add(took+delay)
+			if !fires(id, []alarms.Datum{of}, of.Arrives, of.Arrives.Add(time.Minute)) {
+				t.Errorf("%s is silent of what took %v", id, took)
+			}
+			if fires(id, []alarms.Datum{of}, start.Add(time.Hour), start.Add(2*time.Hour)) {
+				t.Errorf("%s of what took %v fires an hour later", id, took)
+			}
+		}
+	}
+	var ticks []alarms.Datum
+	for n := range 5 {
+		at := start.Add(time.Duration(n) * time.Hour)
+		ticks = append(ticks, alarms.Datum{Namespace: "rekey", Name: "managed", Dimensions: map[string]string{"function": "parameter-planner"}, At: at, Arrives: at.Add(15*time.Minute + delay)})
+	}
+	last := ticks[4].At
+	if fires("PlannerDidNotRun", ticks, start, last.Add(3*time.Hour-time.Minute)) {
+		t.Error("the planner's alarm fires while it runs, or sooner than three hours after its last tick")
+	}
+	if !fires("PlannerDidNotRun", ticks, last.Add(3*time.Hour), last.Add(3*time.Hour+time.Minute)) {
+		t.Error("three hours after the last tick the planner's alarm does not fire")
+	}
+	for id := range all {
+		if fires(id, nil, start, start.Add(24*time.Hour)) {
+			t.Errorf("%s fires before there is anything", id)
+		}
 	}
 }
 

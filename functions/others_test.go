@@ -256,6 +256,38 @@ func TestAnotherAccount(t *testing.T) {
 	}
 }
 
+// AWS's emulator of Lambda's runtime, by which sam local invoke runs functions, puts every
+// function into the same account. That one is taken for no account where SAM says that it runs
+// the function, and nowhere else.
+func TestTheAccountOfSAMLocal(t *testing.T) {
+	for _, c := range []struct {
+		account, sam string
+		rotates      bool
+	}{{"012345678912", "true", true}, {"012345678912", "", false}, {"012345678912", "false", false}, {home, "true", false}} {
+		t.Setenv("AWS_SAM_LOCAL", c.sam)
+		s := newSetup(t, "the first password", asJSON)
+		ctx := lambdacontext.NewContext(t.Context(), &lambdacontext.LambdaContext{InvokedFunctionArn: "arn:aws:lambda:us-east-1:" + c.account + ":function:test"})
+		cfg := s.as("secret-rotator", http.DefaultTransport)
+		h := functions.SecretRotator(cfg, rotators.Registry{"postgres": postgres.New(cfg, nil)})
+		var err error
+		for _, step := range steps {
+			if _, stepErr := h.Invoke(ctx, s.event(step)); err == nil {
+				err = stepErr
+			}
+		}
+		if c.rotates {
+			err = errors.Join(err, s.converged(t.Context()))
+		} else if err != nil && strings.Contains(err.Error(), "REKEY_ROLE_NAME") {
+			err = nil
+		} else {
+			err = fmt.Errorf("want another account's secret to be refused: %v", err)
+		}
+		if err != nil {
+			t.Errorf("account %s, AWS_SAM_LOCAL=%q: %v", c.account, c.sam, err)
+		}
+	}
+}
+
 // Other secrets are read, and RDS is asked, in the account they are of.
 func TestLookupsFromAnotherAccount(t *testing.T) {
 	t.Setenv("REKEY_ROLE_NAME", "rotator")

@@ -79,8 +79,10 @@ func read(p map[string]any) (*Alarm, error) {
 	if a.threshold, err = strconv.ParseFloat(fmt.Sprint(p["Threshold"]), 64); err != nil || a.compare == nil {
 		return nil, fmt.Errorf("the threshold %v by %v is not understood", p["Threshold"], p["ComparisonOperator"])
 	}
-	if !slices.Contains([]string{"breaching", "notBreaching"}, a.missing) {
-		return nil, fmt.Errorf("TreatMissingData is %s: say breaching or notBreaching", a.missing)
+	if !slices.Contains([]string{"missing", "notBreaching"}, a.missing) {
+		// By "breaching" an alarm fires before there is anything, and with some data there it
+		// looks at more periods than it says: the user guide of CloudWatch, "alarms and missing data".
+		return nil, fmt.Errorf("TreatMissingData is %s: say missing or notBreaching", a.missing)
 	}
 	queries, ok := p["Metrics"].([]any)
 	if !ok {
@@ -147,10 +149,26 @@ func fold(values []float64, f func(a, b float64) float64) float64 {
 	return result
 }
 
-// Fires tells whether the alarm is in the state ALARM at a time, given all data so far.
-// It looks at the last periods that are over by then; whatever happened after is not
-// known yet.
+// FiresBetween tells whether the alarm is in the state ALARM at any minute between two times:
+// CloudWatch looks once a minute.
+func (a *Alarm) FiresBetween(data []Datum, from, to time.Time) (bool, error) {
+	for at := from; !at.After(to); at = at.Add(time.Minute) {
+		if fires, err := a.Fires(data, at); err != nil || fires {
+			return fires, err
+		}
+	}
+	return false, nil
+}
+
+// Fires tells whether the alarm is in the state ALARM at a time, given all data that has arrived
+// by then. It looks at the last periods that are over by then. FILL fills what is missing of a
+// metric where another one of the alarm's has ever had data; before, there is nothing to fill.
 func (a *Alarm) Fires(data []Datum, at time.Time) (bool, error) {
+	data = slices.Clone(data)
+	data = slices.DeleteFunc(data, func(d Datum) bool { return d.At.After(at) || d.Arrives.After(at) })
+	if !slices.ContainsFunc(a.metrics, func(m metric) bool { return slices.ContainsFunc(data, m.has) }) {
+		return false, nil
+	}
 	period := time.Duration(0)
 	for _, m := range a.metrics {
 		period = max(period, m.period)
@@ -162,7 +180,7 @@ func (a *Alarm) Fires(data []Datum, at time.Time) (bool, error) {
 		for _, m := range a.metrics {
 			var of []float64
 			for _, d := range data {
-				if m.expression == "" && d.Namespace == m.namespace && d.Name == m.name && maps.Equal(d.Dimensions, m.dimensions) && d.At.After(to.Add(-period)) && !d.At.After(to) {
+				if m.has(d) && d.At.After(to.Add(-period)) && !d.At.After(to) {
 					of = append(of, d.Value)
 				}
 			}
@@ -182,9 +200,14 @@ func (a *Alarm) Fires(data []Datum, at time.Time) (bool, error) {
 			}
 		}
 		v, there := values[a.returns]
-		if there && a.compare(v, a.threshold) || !there && a.missing == "breaching" {
+		if there && a.compare(v, a.threshold) {
 			breaching++
 		}
 	}
 	return breaching >= a.points, nil
+}
+
+// has reports whether a datum is of the metric.
+func (m metric) has(d Datum) bool {
+	return m.expression == "" && d.Namespace == m.namespace && d.Name == m.name && maps.Equal(d.Dimensions, m.dimensions)
 }

@@ -70,22 +70,22 @@ func TestFires(t *testing.T) {
 		return a
 	}
 	datum := func(hours float64, value float64, function string) Datum {
-		return Datum{"n", "m", map[string]string{"f": function}, value, now.Add(-time.Duration(hours * float64(time.Hour)))}
+		return Datum{"n", "m", map[string]string{"f": function}, value, now.Add(-time.Duration(hours * float64(time.Hour))), time.Time{}}
 	}
 	for name, c := range map[string]struct {
 		more map[string]any
 		data []Datum
 		want bool
 	}{
-		"nothing":              {nil, nil, false},
-		"nothing, and it must": {map[string]any{"TreatMissingData": "breaching"}, nil, true},
-		"one period":           {nil, []Datum{datum(0.5, 1, "x"), datum(0.6, 5, "x")}, false},
-		"two periods":          {nil, []Datum{datum(0.5, 1, "x"), datum(2.5, 1, "x")}, true},
-		"too long ago":         {nil, []Datum{datum(0.5, 1, "x"), datum(3.5, 1, "x")}, false},
-		"too little":           {nil, []Datum{datum(0.5, 1, "x"), datum(2.5, 0.5, "x")}, false},
-		"of something else":    {nil, []Datum{datum(0.5, 1, "x"), datum(2.5, 1, "y")}, false},
-		"a sum":                {map[string]any{"Statistic": "Sum", "Threshold": 3, "DatapointsToAlarm": 1}, []Datum{datum(0.5, 1, "x"), datum(0.6, 2, "x")}, true},
-		"how many":             {map[string]any{"Statistic": "SampleCount", "ComparisonOperator": "LessThanThreshold", "DatapointsToAlarm": 1}, []Datum{datum(0.5, 0, "x")}, false},
+		"nothing":           {nil, nil, false},
+		"not there yet":     {nil, []Datum{datum(0.5, 1, "x"), {"n", "m", map[string]string{"f": "x"}, 1, now.Add(-150 * time.Minute), now.Add(time.Minute)}}, false},
+		"one period":        {nil, []Datum{datum(0.5, 1, "x"), datum(0.6, 5, "x")}, false},
+		"two periods":       {nil, []Datum{datum(0.5, 1, "x"), datum(2.5, 1, "x")}, true},
+		"too long ago":      {nil, []Datum{datum(0.5, 1, "x"), datum(3.5, 1, "x")}, false},
+		"too little":        {nil, []Datum{datum(0.5, 1, "x"), datum(2.5, 0.5, "x")}, false},
+		"of something else": {nil, []Datum{datum(0.5, 1, "x"), datum(2.5, 1, "y")}, false},
+		"a sum":             {map[string]any{"Statistic": "Sum", "Threshold": 3, "DatapointsToAlarm": 1}, []Datum{datum(0.5, 1, "x"), datum(0.6, 2, "x")}, true},
+		"how many":          {map[string]any{"Statistic": "SampleCount", "ComparisonOperator": "LessThanThreshold", "DatapointsToAlarm": 1}, []Datum{datum(0.5, 0, "x")}, false},
 	} {
 		if got, err := alarm(c.more).Fires(c.data, now); err != nil || got != c.want {
 			t.Errorf("%s: %t, %v", name, got, err)

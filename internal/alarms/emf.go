@@ -18,6 +18,9 @@ type Datum struct {
 	Dimensions      map[string]string
 	Value           float64
 	At              time.Time
+	// Arrives is when CloudWatch has it; zero: at once. A function's metrics bear the time of
+	// the invocation, and are there when that is over, and a minute or two later.
+	Arrives time.Time
 }
 
 // units are those that CloudWatch knows.
@@ -87,7 +90,7 @@ func Read(line []byte) ([]Datum, error) {
 				if m.StorageResolution != nil && *m.StorageResolution != 1 && *m.StorageResolution != 60 {
 					return nil, fmt.Errorf("the metric %q has the resolution %d", m.Name, *m.StorageResolution)
 				}
-				data = append(data, Datum{d.Namespace, m.Name, maps.Clone(dimensions), value, time.UnixMilli(*aws.Timestamp)})
+				data = append(data, Datum{Namespace: d.Namespace, Name: m.Name, Dimensions: maps.Clone(dimensions), Value: value, At: time.UnixMilli(*aws.Timestamp)})
 			}
 		}
 	}

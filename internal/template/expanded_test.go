@@ -48,7 +48,7 @@ func TestExpanded(t *testing.T) {
 	is("ParameterRotatorOrders", "BatchSize", `1`)
 	for _, queue := range []string{"ParameterQueue", "ParameterDeadLetters"} {
 		is(queue, "FifoQueue", `true`)
-		is(queue, "SqsManagedSseEnabled", `{"Fn::If":["HasKey",{"Ref":"AWS::NoValue"},true]}`)
+		is(queue, "SqsManagedSseEnabled", `{"Fn::If":["HasKey",false,true]}`)
 	}
 	is("ParameterQueue", "RedrivePolicy", `{"deadLetterTargetArn":{"Fn::GetAtt":["ParameterDeadLetters","Arn"]},"maxReceiveCount":5}`)
 	for policy, queue := range map[string]string{"ParameterQueuePolicy": "ParameterQueue", "ParameterDeadLettersPolicy": "ParameterDeadLetters"} {
