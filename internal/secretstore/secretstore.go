@@ -179,8 +179,9 @@ func (s *Store) Value(ctx context.Context, a *rotation.Attempt, which rotation.W
 	return value, err
 }
 
-// read names no version in its errors: an owner may choose an id of 64 characters, which could
-// hold guesses at another secret (see rotation.Attempt.Written). It returns the zero Secret for a version that has no value, or is gone, and the bytes
+// read names no version in its errors: an owner may choose an id of 64 characters, which could hold
+// guesses at another secret (see rotation.Attempt.Written). It returns the zero Secret for a version
+// that has no value, or is gone, and the bytes
 // of a binary version as text, with binary set: rekey rotates no such value.
 func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInput) (value rotators.Secret, binary bool, err error) {
 	v, err := s.client.GetSecretValue(ctx, get)
