@@ -10,6 +10,7 @@ import (
 type encoding struct {
 	alphabet [256]int8 // the bits that a character stands for, or -1
 	bits     int
+	starts   int  // how many characters make whole bytes together
 	lines    bool // a word goes on in the next line, as long texts are encoded
 }
 
@@ -29,7 +30,10 @@ func newEncoding(bits int, alphabet, more string, from int) (e encoding) {
 	for i := range e.alphabet {
 		e.alphabet[i] = -1
 	}
-	e.bits = bits
+	e.bits, e.starts = bits, 1
+	for e.starts*bits%8 != 0 {
+		e.starts++
+	}
 	for i := range len(alphabet) {
 		e.alphabet[alphabet[i]] = int8(i)
 	}
@@ -42,46 +46,43 @@ func newEncoding(bits int, alphabet, more string, from int) (e encoding) {
 // ways returns the codes that decode words in the first way in which text comes out, in the
 // second, and so on.
 func (e encoding) ways() (ways []code) {
-	for n := range e.starts() {
-		ways = append(ways, code{encodes: true, read: e.nth(n)})
+	marks := ""
+	if e.lines {
+		marks = "\r\n" // in one line there is nothing that the encoding within a line does not find
+	}
+	for n := range e.starts {
+		ways = append(ways, code{marks: marks, encodes: true, read: e.nth(n)})
 	}
 	return ways
 }
 
 // nth returns the read of a code: it decodes a word in the nth way in which text comes out, or in
-// the first if there are fewer. What stands before the encoding may look like a part of the word, so
-// the encoding may begin at any of the first characters that make whole bytes together.
+// the last if there are fewer. What stands before the encoding may look like a part of the word,
+// so the encoding may begin at any of the first characters that make whole bytes together.
 // A word that encodes no text stays as it is.
 func (e encoding) nth(n int) func(text string) (int, string, []span, bool) {
 	return func(text string) (length int, meaning string, at []span, ok bool) {
 		length = e.word(text)
-		found := 0
-		for skip := 0; skip < min(e.starts(), length) && found <= n; skip++ {
+		begin, found := 0, 0
+		for skip := 0; skip < min(e.starts, length) && found <= n; skip++ {
 			var b strings.Builder
 			e.decode(text[skip:length], func(c byte, _, _ int) { b.WriteByte(c) })
-			if !textual(b.String()) {
-				continue
-			}
-			found++
-			if meaning == "" || found > n {
-				meaning, at = text[:skip]+b.String(), nil
-				for i := range skip {
-					at = append(at, span{int32(i), int32(i + 1)})
-				}
-				e.decode(text[skip:length], func(_ byte, begin, end int) { at = append(at, span{int32(skip + begin), int32(skip + end)}) })
+			if textual(b.String()) {
+				begin, found = skip, found+1
+				meaning = text[:skip] + b.String()
 			}
 		}
-		return max(1, length), meaning, at, meaning != ""
+		if found == 0 {
+			return max(1, length), "", nil, false
+		}
+		for i := range begin {
+			at = append(at, span{int32(i), int32(i + 1)})
+		}
+		e.decode(text[begin:length], func(_ byte, from, to int) {
+			at = append(at, span{int32(begin + from), int32(begin + to)})
+		})
+		return length, meaning, at, true
 	}
-}
-
-// starts is how many characters make whole bytes together.
-func (e encoding) starts() int {
-	n := 1
-	for n*e.bits%8 != 0 {
-		n++
-	}
-	return n
 }
 
 // decode calls yield with each byte that a word stands for, and where its bits stand.
@@ -104,8 +105,8 @@ func (e encoding) decode(word string, yield func(c byte, begin, end int)) {
 	}
 }
 
-// word returns how long the word is at the beginning of a text: characters of the alphabet, and, of an
-// encoding in lines, the line breaks and indentations between them.
+// word returns how long the word is at the beginning of a text: characters of the alphabet,
+// and, of an encoding in lines, the line breaks and indentations between them.
 func (e encoding) word(text string) (length int) {
 	for i := 0; i < len(text); {
 		if e.alphabet[text[i]] >= 0 {

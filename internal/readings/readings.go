@@ -61,11 +61,11 @@ func Of(text string, depth int) (all []Reading, complete bool) {
 
 // code is one way to write characters by others.
 type code struct {
-	marks   string // a text without any of these has nothing to decode; "": any text may
+	marks   string // a text without any of these characters has nothing to decode; "": any text may have
 	encodes bool   // is an encoding, and not escapes
-	// read decodes what stands at the beginning of a text, which is not empty. It returns how
-	// long that is, at least 1, what it stands for, and where each byte of that is, nil if in all
-	// of it. Where there is nothing to decode, ok is false.
+	// read decodes the beginning of a text that is not empty. length is the number of bytes
+	// read, at least 1; meaning is the text that these bytes stand for; at is the place of each
+	// byte of the meaning, nil if each stands for all of them. ok is false where nothing is to be decoded.
 	read func(text string) (length int, meaning string, at []span, ok bool)
 }
 
@@ -84,7 +84,7 @@ var codes = [][]code{
 
 // decoded returns the reading with all decoded that a code has written, if there is any.
 func (r Reading) decoded(c code) (next Reading, any bool) {
-	if !strings.Contains(r.Text, c.marks) {
+	if c.marks != "" && !strings.ContainsAny(r.Text, c.marks) {
 		return r, false
 	}
 	var b strings.Builder
