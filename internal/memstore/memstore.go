@@ -151,7 +151,7 @@ func (s *Store) Load(_ context.Context, id, token string) (*rotation.Attempt, er
 	if tags.Retire == s.current {
 		tags.Retire = ""
 	}
-	a := &rotation.Attempt{ID: ID, Token: token, Tags: tags, Current: s.current, Previous: s.previous, Former: s.previous}
+	a := &rotation.Attempt{ID: ID, Token: token, Tags: tags, Current: s.current, Previous: s.previous, Former: s.previous, Written: rotation.Written(s.tags)}
 	if tags.Retire != "" {
 		a.Previous = tags.Retire
 	}

@@ -113,7 +113,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 		}
 		s.described = d
 	}
-	a.Written = []string{s.described.AllowedPattern, s.described.Description, s.described.KeyID}
+	a.Written = append(a.Written, s.described.AllowedPattern, s.described.Description, s.described.KeyID)
 	if a.State == rotation.Stored {
 		err = s.waitToPromote(ctx)
 	}
@@ -155,7 +155,7 @@ func (s *Store) Look(ctx context.Context, id, token string) (*rotation.Attempt, 
 	if err != nil {
 		return nil, err
 	}
-	a := &rotation.Attempt{ID: p.ARN, Token: token, Current: strconv.FormatInt(s.seen.version, 10)}
+	a := &rotation.Attempt{ID: p.ARN, Token: token, Current: strconv.FormatInt(s.seen.version, 10), Written: rotation.Written(tags)}
 	if a.Tags, err = rotation.ReadTags(tags); err != nil {
 		return nil, err
 	}

@@ -158,7 +158,7 @@ func (w *work) find(ctx context.Context, token string) (*Attempt, error) {
 	for _, known := range a.Known {
 		w.mask.learn(known)
 	}
-	w.mask.wrote(slices.Concat(a.Tags.Written, a.Written, []string{a.ID, a.Token, a.Current, a.Previous, a.Former})...)
+	w.mask.wrote(append(a.Written, a.ID, a.Token, a.Current, a.Previous, a.Former)...)
 	return a, nil
 }
 
@@ -809,7 +809,7 @@ func (w *work) discard(ctx context.Context) error {
 // the attempt stored is dropped once the target is known to refuse it: until
 // then it may be the only credential that works.
 func (w *work) settle(ctx context.Context, token string) (err error) {
-	if w.attempt, err = w.find(ctx, token); err != nil {
+	if err := w.load(ctx, token); err != nil {
 		return err
 	}
 	current, r, err := w.subject(ctx)

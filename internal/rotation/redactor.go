@@ -50,7 +50,13 @@ func (m *mask) add(value rotators.Secret, other bool) {
 }
 
 // wrote notes texts that the owner of the rotated secret wrote besides its values.
-func (m *mask) wrote(texts ...string) { m.own = append(m.own, texts...) }
+func (m *mask) wrote(texts ...string) {
+	for _, text := range texts {
+		if !slices.Contains(m.own, text) { // an attempt is loaded again before each revocation
+			m.own = append(m.own, text)
+		}
+	}
+}
 
 // written returns all that the owner of the rotated secret wrote, and how deep each text is to
 // be decoded. The owner may guess there at the value of another secret, hundreds of
@@ -171,7 +177,7 @@ func (m *mask) around(text string) []string {
 		p.learnTo(deepest, k.value)
 		for _, f := range p.forms {
 			f.source, f.other = i+1, k.other
-			if slices.ContainsFunc(views, func(v view) bool { return v.has(f) }) {
+			if slices.ContainsFunc(views, func(v view) bool { return len(v.places(f, 1)) > 0 }) {
 				forms = append(forms, f)
 			}
 		}
@@ -227,19 +233,19 @@ func viewsOf(text string) (views []view) {
 	return views
 }
 
-// has reports whether a known text stands in the view. It takes as long as that text, not as
-// the view.
-func (v view) has(f form) bool {
-	return f.text != "" && (!v.Encoded || len(f.text) >= shortest) && len(v.index.Lookup([]byte(f.text), 1)) > 0
+// places finds where a known text stands in the view, in no order: n places at most, or all if n
+// is negative. One place takes as long to find as the known text is, not as the view.
+func (v view) places(f form, n int) []int {
+	if f.text == "" || v.Encoded && len(f.text) < shortest {
+		return nil
+	}
+	return v.index.Lookup([]byte(f.text), n)
 }
 
 // mark notes where a known text stands and overlaps none of another value.
 func (v view) mark(f form, of []int32, begins []bool) {
-	if !v.has(f) {
-		return
-	}
 	source := int32(f.source)
-	places := v.index.Lookup([]byte(f.text), -1)
+	places := v.places(f, -1)
 	slices.Sort(places)
 	last := 0 // where the text ended that was noted last: one that overlaps itself is noted once
 next:

@@ -27,8 +27,8 @@ type Attempt struct {
 	// nothing. A store may write it at any time, and it holds no value.
 	Note string
 
-	// Written are texts that the owner chose beside the value and the tags, and that an error
-	// may quote: a parameter's AllowedPattern, the alias of a KMS key.
+	// Written are texts that the owner chose beside the value, and that an error may quote: tags,
+	// a parameter's AllowedPattern, the alias of a KMS key.
 	Written []string
 
 	// Known are values, beside the secret's own, that must not leave the

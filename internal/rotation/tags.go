@@ -44,8 +44,6 @@ type Tags struct {
 	// Retiring are the runs that withdraw a credential now, by the keys of their tags, and
 	// when each is over at the latest. A run that died leaves its tag behind.
 	Retiring map[string]time.Time
-	// Written are the keys and values of rekey's tags as their owner wrote them.
-	Written []string
 	// Owners is how many tags there are but for those that rekey writes itself.
 	Owners int
 }
@@ -68,12 +66,21 @@ func ReadTags(tags map[string]string) (Tags, error) {
 		if !ours {
 			continue
 		}
-		t.Written = append(t.Written, key, tags[key])
 		if err := t.read(name, tags[key]); err != nil {
 			problems = append(problems, fmt.Errorf("tag %s: %w", key, err))
 		}
 	}
 	return t, rotators.Permanent(errors.Join(problems...))
+}
+
+// Written returns the keys and values of rekey's tags, for Attempt.Written.
+func Written(tags map[string]string) (texts []string) {
+	for key, value := range tags {
+		if strings.HasPrefix(key, TagPrefix) {
+			texts = append(texts, key, value)
+		}
+	}
+	return texts
 }
 
 // RetireOrder is the value of the tag rekey:retire: the version and, if its grace is

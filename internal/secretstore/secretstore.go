@@ -83,7 +83,7 @@ func (s *Store) Load(ctx context.Context, id, token string) (*rotation.Attempt, 
 	}
 	s.rotated = aws.ToTime(secret.LastRotatedDate)
 	s.key, s.labels = aws.ToString(secret.KmsKeyId), secret.VersionIdsToStages
-	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token, Written: []string{aws.ToString(secret.KmsKeyId)}}
+	a := &rotation.Attempt{ID: aws.ToString(secret.ARN), Token: token, Written: append(rotation.Written(tags), aws.ToString(secret.KmsKeyId))}
 	if !s.rotationToken.IsZero() {
 		a.Known = []rotators.Secret{s.rotationToken}
 	}
@@ -180,9 +180,9 @@ func (s *Store) Value(ctx context.Context, a *rotation.Attempt, which rotation.W
 }
 
 // read names no version in its errors: an owner may choose an id of 64 characters, which could hold
-// guesses at another secret (see rotation.Attempt.Written). It returns the zero Secret for a version
-// that has no value, or is gone, and the bytes
-// of a binary version as text, with binary set: rekey rotates no such value.
+// guesses at another secret (see rotation.Attempt.Written). It returns the zero Secret for a
+// version that has no value, or is gone, and the bytes of a binary version as text, with binary
+// set: rekey rotates no such value.
 func (s *Store) read(ctx context.Context, get *secretsmanager.GetSecretValueInput) (value rotators.Secret, binary bool, err error) {
 	v, err := s.client.GetSecretValue(ctx, get)
 	switch {
