@@ -84,8 +84,8 @@ func (a *accounts) config(ctx context.Context, id string) aws.Config {
 }
 
 // credentials returns those for the account that an ARN is of; nil if it is the
-// function's own. That there is no role is said by the first call that uses
-// them, so that it is an error of the step and stands in its log.
+// function's own. Where there is no role, the first call with these credentials fails, so that
+// the step's error and its log say so.
 func (a *accounts) credentials(ctx context.Context, id string) aws.CredentialsProvider {
 	there, here := parse(id), function(ctx)
 	if there.AccountID == here.AccountID || there.AccountID == "" || here.AccountID == "" {

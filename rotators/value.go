@@ -49,21 +49,22 @@ func (s Secret) Field(name string) (Secret, error) {
 	return NewSecret(f.text), nil
 }
 
-// Texts returns the texts that Field may read in the value, and names of fields, whatever else is wrong
-// with the value: of a JSON object those of connection strings in its members, too. They are
-// what an error may quote.
+// Texts returns the names and texts of the value's fields, whatever else is wrong with the
+// value. Of a JSON object they include those of connection strings in its members. An error
+// may quote each of them.
 func (s Secret) Texts() (texts []string) {
 	add := func(v value) {
 		for _, f := range v.fields {
 			texts = append(texts, f.name, f.text)
 		}
 	}
-	if text := s.Reveal(); !strings.HasPrefix(strings.TrimSpace(text), "{") {
+	text := s.Reveal()
+	if !strings.HasPrefix(strings.TrimSpace(text), "{") {
 		v, _ := parseConnection(text) // its fields up to what cannot be read
 		add(v)
 		return texts
 	}
-	object, _ := parseObject(s.Reveal())
+	object, _ := parseObject(text)
 	add(object)
 	for _, f := range object.fields {
 		if inner, err := parseConnection(f.text); !errors.Is(err, errNoConnection) {

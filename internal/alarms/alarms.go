@@ -19,7 +19,6 @@ type Alarm struct {
 	periods, points   int
 	threshold         float64
 	compare           func(value, threshold float64) bool
-	missing           string
 }
 
 // metric is what an alarm looks at, or works out of that.
@@ -65,7 +64,7 @@ func read(p map[string]any) (*Alarm, error) {
 			return nil, fmt.Errorf("%s is not understood", name)
 		}
 	}
-	a := &Alarm{Name: fmt.Sprint(p["AlarmName"]), Description: fmt.Sprint(p["AlarmDescription"]), missing: fmt.Sprint(p["TreatMissingData"])}
+	a := &Alarm{Name: fmt.Sprint(p["AlarmName"]), Description: fmt.Sprint(p["AlarmDescription"])}
 	a.compare = comparisons[fmt.Sprint(p["ComparisonOperator"])]
 	var err error
 	if a.periods, err = strconv.Atoi(fmt.Sprint(p["EvaluationPeriods"])); err != nil || a.periods < 1 {
@@ -79,10 +78,10 @@ func read(p map[string]any) (*Alarm, error) {
 	if a.threshold, err = strconv.ParseFloat(fmt.Sprint(p["Threshold"]), 64); err != nil || a.compare == nil {
 		return nil, fmt.Errorf("the threshold %v by %v is not understood", p["Threshold"], p["ComparisonOperator"])
 	}
-	if !slices.Contains([]string{"missing", "notBreaching"}, a.missing) {
+	if missing := fmt.Sprint(p["TreatMissingData"]); !slices.Contains([]string{"missing", "notBreaching"}, missing) {
 		// By "breaching" an alarm fires before there is anything, and with some data there it
 		// looks at more periods than it says: the user guide of CloudWatch, "alarms and missing data".
-		return nil, fmt.Errorf("TreatMissingData is %s: say missing or notBreaching", a.missing)
+		return nil, fmt.Errorf("TreatMissingData is %s: say missing or notBreaching", missing)
 	}
 	queries, ok := p["Metrics"].([]any)
 	if !ok {
