@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -184,40 +185,91 @@ func TestGuessesInAConnectionStringAndInNames(t *testing.T) {
 	}
 }
 
-// denying answers for AWS as it does where the secret's own resource policy denies one version
-// (condition key secretsmanager:VersionId).
-type denying string
+// answering answers some of the function's calls for AWS: what says what to answer to an operation,
+// and what to make of AWS's own answer; "" for that itself.
+type answering func(operation, body, answer string) string
 
-func (id denying) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body != nil && strings.HasSuffix(r.Header.Get("X-Amz-Target"), ".GetSecretValue") {
-		body, _ := io.ReadAll(r.Body)
+func (what answering) RoundTrip(r *http.Request) (*http.Response, error) {
+	_, operation, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	var body []byte
+	if r.Body != nil {
+		body, _ = io.ReadAll(r.Body)
 		r.Body = io.NopCloser(bytes.NewReader(body))
-		if bytes.Contains(body, []byte(`"`+string(id)+`"`)) {
-			text := `{"__type":"AccessDeniedException","Message":"User: arn:aws:sts::000000000000:assumed-role/rekey/rekey is not authorized to perform: secretsmanager:GetSecretValue on resource: arn:aws:secretsmanager:us-east-1:000000000000:secret:mine with an explicit deny in a resource-based policy"}`
-			return &http.Response{StatusCode: 400, Header: http.Header{"Content-Type": {"application/x-amz-json-1.1"}}, Body: io.NopCloser(strings.NewReader(text)), Request: r}, nil
-		}
 	}
-	return http.DefaultTransport.RoundTrip(r)
+	out, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := io.ReadAll(out.Body)
+	if err != nil {
+		return nil, err
+	}
+	if text := what(operation, string(body), string(answer)); text != "" {
+		answer = []byte(text)
+		out.StatusCode = map[bool]int{true: http.StatusBadRequest, false: http.StatusOK}[strings.Contains(text, "AccessDeniedException")]
+		out.Header.Del("Content-Length")
+		out.ContentLength = int64(len(answer))
+	}
+	out.Body = io.NopCloser(bytes.NewReader(answer))
+	return out, nil
 }
 
-// An owner chooses the ids of versions, and which of them the function may read.
-func TestGuessesInTheIDOfAnOldVersion(t *testing.T) {
+var keysOfVersions = regexp.MustCompile(`"KmsKeyIds":\[[^]]*\]`)
+
+// denied is how AWS refuses an operation.
+func denied(message string) string {
+	return fmt.Sprintf(`{"__type":"AccessDeniedException","Message":%q}`, message)
+}
+
+// An owner chooses the ids of versions and the names of keys, and which of them the function may use.
+func TestGuessesInTheNamesOfOldVersionsAndKeys(t *testing.T) {
 	const right = "tr0ub4d0r"
 	d := bankPostgres
 	for _, guess := range []string{"guess-003", right} {
-		w := newWorld(t)
-		id := "guess-001.guess-002." + guess + ".guess-004.guess-005.guess-006"
-		w.install(w.config(denying(id)), shared())
-		admin := w.newSecret("dba/person", d.value(account{"dba_person", right}))
-		me := account{fmt.Sprintf("me_%d", serial.Add(1)), "my-Own-password-1"}
-		w.check(d.create(t.Context(), me.user, me.password))
-		arn := w.newSecret("mine", d.value(account{me.user, "an-older-password"}), "rekey:strategy", "single-user", "rekey:admin", admin)
-		_, err := w.secrets.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &arn, SecretString: aws.String(d.value(account{me.user, "wrong-0"})), ClientRequestToken: &id})
-		w.check(err)
-		w.put(arn, d.value(account{me.user, "wrong-1"}))
-		w.put(arn, d.value(account{me.user, "wrong-2"}))
-		if err := w.rotate(arn); err == nil || strings.Contains(w.lastError(), "[redacted]") || !strings.Contains(w.lastError(), "reading one of its versions") {
-			t.Errorf("with %s: %.600s", guess, w.lastError())
+		for name, c := range map[string]struct {
+			id       *string // of the old version
+			previous bool    // whether that is the previous version, or one without a label
+			what     func(id string) answering
+		}{
+			"an old version's id": {aws.String("guess-001.guess-002." + guess + ".guess-004.guess-005.guess-006"), false, func(id string) answering {
+				return func(operation, body, _ string) string {
+					if operation == "GetSecretValue" && strings.Contains(body, `"`+id+`"`) {
+						return denied("User: arn:aws:sts::000000000000:assumed-role/rekey/rekey is not authorized to perform: secretsmanager:GetSecretValue with an explicit deny in a resource-based policy")
+					}
+					return ""
+				}
+			}},
+			"the alias of an old key": {nil, true, func(id string) answering {
+				return func(operation, body, answer string) string {
+					switch {
+					case operation == "GetSecretValue" && strings.Contains(body, `"`+id+`"`):
+						return denied("Access to KMS is not allowed")
+					case operation == "DescribeKey":
+						return denied("User: arn:aws:sts::000000000000:assumed-role/rekey/rekey is not authorized to perform: kms:DescribeKey")
+					case operation == "ListSecretVersionIds":
+						alias := "arn:aws:kms:us-east-1:000000000000:alias/guess-001_guess-002_" + guess + "_guess-004"
+						return keysOfVersions.ReplaceAllString(answer, `"KmsKeyIds":["`+alias+`"]`)
+					}
+					return ""
+				}
+			}},
+		} {
+			w := newWorld(t)
+			admin := w.newSecret("dba/person", d.value(account{"dba_person", right}))
+			me := account{fmt.Sprintf("me_%d", serial.Add(1)), "my-Own-password-1"}
+			w.check(d.create(t.Context(), me.user, me.password))
+			arn := w.newSecret("mine", d.value(account{me.user, "an-older-password"}), "rekey:strategy", "single-user", "rekey:admin", admin)
+			_, err := w.secrets.PutSecretValue(t.Context(), &secretsmanager.PutSecretValueInput{SecretId: &arn, SecretString: aws.String(d.value(account{me.user, "wrong-0"})), ClientRequestToken: c.id})
+			w.check(err)
+			id, _ := w.current(arn)
+			w.put(arn, d.value(account{me.user, "wrong-1"}))
+			if !c.previous {
+				w.put(arn, d.value(account{me.user, "wrong-2"}))
+			}
+			w.install(w.config(c.what(id)), shared())
+			if err := w.rotate(arn); err == nil || strings.Contains(w.lastError(), "[redacted]") || !strings.Contains(w.lastError(), "reading one of its versions") {
+				t.Errorf("%s with %s: %.600s", name, guess, w.lastError())
+			}
 		}
 	}
 }

@@ -195,6 +195,22 @@ func TestSecretsThatAreNotRekeysToRotate(t *testing.T) {
 	}
 }
 
+// begun returns the store of a secret, and the attempt that Secrets Manager has just begun.
+func begun(t *testing.T, config localaws.Config) (*secretsmanager.Client, *secretstore.Store, *rotation.Attempt) {
+	t.Helper()
+	server, client := start(t, config)
+	id := create(t, client, "the first value")
+	if err := server.Reserve(id, token); err != nil {
+		t.Fatal(err)
+	}
+	store := secretstore.New(client, rotators.Secret{})
+	a, err := store.Load(t.Context(), id, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client, store, a
+}
+
 func TestRotationMustBeEnabled(t *testing.T) {
 	server, client := start(t, localaws.Config{})
 	id := create(t, client, "the first value")
@@ -232,22 +248,13 @@ func TestThePrimaryOfReplicasIsRotated(t *testing.T) {
 // Only Secrets Manager's own word is "not found".
 func TestAFailureIsNotNotFound(t *testing.T) {
 	var fault atomic.Int32
-	server, client := start(t, localaws.Config{Fault: func(localaws.Call) localaws.Fault { return localaws.Fault(fault.Load()) }})
-	id := create(t, client, "the first value")
-	if err := server.Reserve(id, token); err != nil {
-		t.Fatal(err)
-	}
-	store := secretstore.New(client, rotators.Secret{})
-	a, err := store.Load(t.Context(), id, token)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, store, a := begun(t, localaws.Config{Fault: func(localaws.Call) localaws.Fault { return localaws.Fault(fault.Load()) }})
 	for _, f := range []localaws.Fault{localaws.RefuseBefore, localaws.Throttle} {
 		fault.Store(int32(f))
 		if v, err := store.Value(t.Context(), a, rotation.PendingValue); err == nil {
 			t.Errorf("fault %d reads as no value: %v", f, v)
 		}
-		if _, err := store.Load(t.Context(), id, token); err == nil || rotators.IsPermanent(err) {
+		if _, err := store.Load(t.Context(), a.ID, token); err == nil || rotators.IsPermanent(err) {
 			t.Errorf("fault %d: Load says %v", f, err)
 		}
 		fault.Store(0)
@@ -269,23 +276,14 @@ func TestALabelThatHasMovedIsAnError(t *testing.T) {
 			return err
 		},
 	} {
-		server, client := start(t, localaws.Config{})
-		id := create(t, client, "the first value")
-		if err := server.Reserve(id, token); err != nil {
-			t.Fatal(err)
-		}
-		store := secretstore.New(client, rotators.Secret{})
-		a, err := store.Load(t.Context(), id, token)
-		if err != nil {
-			t.Fatal(err)
-		}
+		client, store, a := begun(t, localaws.Config{})
 		if err := store.PutPending(t.Context(), a, rotators.NewSecret("the next value")); err != nil {
 			t.Fatal(err)
 		}
 		if v, err := store.Value(t.Context(), a, which); err != nil || v.IsZero() {
 			t.Fatalf("value %d is %q (%v)", which, v.Reveal(), err)
 		}
-		if err := move(client, id); err != nil {
+		if err := move(client, a.ID); err != nil {
 			t.Fatal(err)
 		}
 		if v, err := store.Value(t.Context(), a, which); err == nil {
@@ -300,17 +298,8 @@ func TestADeletedSecretTakesNoPendingValue(t *testing.T) {
 	for name, del := range map[string]secretsmanager.DeleteSecretInput{
 		"scheduled": {RecoveryWindowInDays: aws.Int64(7)}, "at once": {ForceDeleteWithoutRecovery: aws.Bool(true)},
 	} {
-		server, client := start(t, localaws.Config{})
-		id := create(t, client, "the first value")
-		if err := server.Reserve(id, token); err != nil {
-			t.Fatal(err)
-		}
-		store := secretstore.New(client, rotators.Secret{})
-		a, err := store.Load(t.Context(), id, token)
-		if err != nil {
-			t.Fatal(err)
-		}
-		del.SecretId = &id
+		client, store, a := begun(t, localaws.Config{})
+		del.SecretId = &a.ID
 		if _, err := client.DeleteSecret(t.Context(), &del); err != nil {
 			t.Fatal(err)
 		}
